@@ -1,0 +1,114 @@
+"""All settings, in one typed model. Sources, strongest first: arguments, environment, TOML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from responders.settings import AlertSettings, ApiSettings, PolicySettings, RedisSettings
+
+__all__ = [
+    "FormatSettings",
+    "JudgeSettings",
+    "KafkaSettings",
+    "MeasureSettings",
+    "PopulationRule",
+    "ServeSettings",
+    "Settings",
+]
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PopulationRule(_Part):
+    """Requests whose model and endpoint match share the baseline of this name."""
+
+    name: str
+    models: tuple[str, ...] = ("*",)
+    endpoints: tuple[str, ...] = ("*",)
+
+
+class FormatSettings(_Part):
+    """How log records become events."""
+
+    anonymous_by_ip: bool = Field(
+        False, description="account requests without an account to `ip:<address>`"
+    )
+    litellm_account: Literal["user", "team", "org", "end_user", "key"] = Field(
+        "user", description="which LiteLLM identity is billed; the key's hash where it is missing"
+    )
+
+
+class MeasureSettings(_Part):
+    """Events to blocks."""
+
+    partitions: int = Field(8, ge=1, le=1024, description="fixed for the life of a deployment")
+    account_idle_after: Seconds = Field(
+        21_600.0, description="s without a request after which a short block closes"
+    )
+    account_forget_after: Seconds = Field(
+        1_209_600.0, description="s without a request after which an account's past is dropped"
+    )
+    far_stamp_s: Seconds = Field(
+        60.0, description="a stamp this far past the watermark moves it only when a second agrees"
+    )
+    populations: tuple[PopulationRule, ...] = Field(
+        (), description="first match names the population; none: 'text', or 'vector:<model>'"
+    )
+
+
+class JudgeSettings(_Part):
+    """Blocks to verdicts."""
+
+    tick_s: Seconds = Field(0.2, description="s of event time between judgements")
+    evidence_restart_s: Seconds = Field(
+        604_800.0, description="s after an account's first event at which its evidence restarts"
+    )
+    baseline: Path | None = Field(None, description="made by `calibrate`; none: the shipped one")
+
+
+class KafkaSettings(_Part):
+    """The stream."""
+
+    bootstrap: str = "127.0.0.1:9092"
+    prefix: str = Field("", description="put before every topic's name")
+    replication: int = Field(1, ge=1)
+    checkpoint_every_s: Seconds = 5.0
+    heartbeat_after_s: Seconds = Field(
+        1.0, description="s read to its end after which a partition is declared silent"
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: str | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_cafile: Path | None = None
+
+
+class ServeSettings(_Part):
+    """The one-process service."""
+
+    state: Path = Field(Path("velvetrope.db"), description="SQLite file (WAL) that holds all state")
+    checkpoint_every_s: Seconds = 2.0
+    inbox_max_events: int = Field(
+        200_000, ge=1, description="posted events waiting; above it ingest answers 503"
+    )
+
+
+class Settings(_Part):
+    """Everything an operator can set."""
+
+    formats: FormatSettings = FormatSettings()
+    measure: MeasureSettings = MeasureSettings()
+    judge: JudgeSettings = JudgeSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    serve: ServeSettings = ServeSettings()
+    policy: PolicySettings = PolicySettings()
+    redis: RedisSettings = RedisSettings()
+    api: ApiSettings = ApiSettings()
+    alerts: AlertSettings = AlertSettings()

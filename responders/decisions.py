@@ -1,0 +1,110 @@
+"""The decision: what a gateway enforces, with an expiry (contract 2)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Any, Final, Literal
+
+import msgspec
+
+__all__ = [
+    "ACTIONS",
+    "SCOPES",
+    "AppliesTo",
+    "Decision",
+    "Evidence",
+    "Reason",
+    "Signal",
+    "decision_id",
+    "is_enforcement",
+    "strongest",
+]
+
+Scope = Literal["account", "api_key", "ip", "cidr", "org"]
+Action = Literal["clear", "observe", "throttle", "challenge", "poison", "block"]
+Mode = Literal["shadow", "enforce"]
+
+SCOPES: Final[tuple[Scope, ...]] = ("account", "api_key", "ip", "cidr", "org")
+# In order of strength: precedence at a gateway compares positions in this tuple.
+ACTIONS: Final[tuple[Action, ...]] = (
+    "clear",
+    "observe",
+    "throttle",
+    "challenge",
+    "poison",
+    "block",
+)
+_STRENGTH: Final[dict[str, int]] = {action: i for i, action in enumerate(ACTIONS)}
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True):
+    """Why, in one code, one sentence and the MITRE ATLAS technique that it matches."""
+
+    code: str
+    text: str
+    technique: str | None = None
+
+
+class Signal(msgspec.Struct, frozen=True, kw_only=True):
+    """One named measurement: its value, the range of typical customers, its share of evidence."""
+
+    name: str
+    value: float
+    typical: tuple[float, float]
+    weight: float
+    text: str
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What the decision rests on. Never shown to a caller, never in a gateway's key."""
+
+    e_value: float
+    signals: tuple[Signal, ...] = ()
+
+
+class AppliesTo(msgspec.Struct, frozen=True, kw_only=True):
+    """Endpoints and models that the decision covers, as glob patterns."""
+
+    endpoints: tuple[str, ...] = ("*",)
+    models: tuple[str, ...] = ("*",)
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision about one (scope, value). Times are Unix seconds of event time."""
+
+    schema: Literal[1] = 1
+    id: str
+    version: int
+    scope: Scope
+    value: str
+    action: Action
+    level: int
+    mode: Mode
+    params: dict[str, Any] = {}
+    applies_to: AppliesTo = AppliesTo()
+    reason: Reason
+    evidence: Evidence | None = None
+    campaign: str | None = None
+    n_events: int = 0
+    issued_at: float
+    expires_at: float
+    scorer: str = ""
+    baseline: str = ""
+
+
+def is_enforcement(action: str) -> bool:
+    """Whether the action touches a customer: throttle or stronger."""
+    return _STRENGTH[action] >= _STRENGTH["throttle"]
+
+
+def strongest(decisions: list[Decision], now: float) -> Decision | None:
+    """The strongest live decision over all matching scopes, or None. Ties go to the newer."""
+    live = [d for d in decisions if d.expires_at > now and d.action != "clear"]
+    return max(live, key=lambda d: (_STRENGTH[d.action], d.level, d.version), default=None)
+
+
+def decision_id(key: bytes, *parts: object) -> str:
+    """`d-` and 128 bits of HMAC-SHA256 over the parts: the same decision has the same id again."""
+    text = "\x1f".join(str(part) for part in parts).encode()
+    return "d-" + hmac.new(key, text, hashlib.sha256).hexdigest()[:32]
