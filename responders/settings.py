@@ -84,15 +84,13 @@ class ApiSettings(_Part):
     port: int = Field(8470, ge=0, le=65535, description="0 picks a free port")
     secret: SecretStr | None = Field(
         None,
-        description="shared secret for /authorize/*, needed off loopback (X-Velvetrope-Secret)",
+        description="shared secret, for /authorize/*, needed off loopback",
     )
     key_header: str = Field("Authorization", description="header with the caller's bearer key")
     account_header: str = Field("X-Account", description="header that the gateway sets itself")
     max_body_bytes: int = Field(16 << 20, ge=1024)
     status_block: int = Field(403, description="what a blocked client is answered")
-    challenge_url: str | None = Field(
-        None, description="where a challenged client re-authenticates"
-    )
+    challenge_url: str | None = Field(None, description="where one re-authenticates")
 
 
 class AlertSettings(_Part):
