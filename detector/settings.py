@@ -1,4 +1,4 @@
-"""All settings, in one typed model. Sources, strongest first: arguments, environment, TOML file."""
+"""All settings, in one typed model. Where they come from is read in `detector.configuration`."""
 
 from __future__ import annotations
 
@@ -93,8 +93,14 @@ class KafkaSettings(_Part):
 class ServeSettings(_Part):
     """The one-process service."""
 
+    files: tuple[Path, ...] = Field((), description="logs to follow, when no argument names any")
+    format: str = Field("native", description="of those logs: native, nginx or litellm")
     state: Path = Field(Path("velvetrope.db"), description="SQLite file (WAL) that holds all state")
-    checkpoint_every_s: Seconds = 2.0
+    checkpoint_every_s: Seconds = Field(2.0, description="s between checkpoints of the state")
+    poll_every_s: Seconds = Field(0.2, description="s between looks at a log that has no news")
+    silence_after_s: Seconds = Field(
+        1.0, description="s without news from any source after which idle partitions hold no tick"
+    )
     inbox_max_events: int = Field(
         200_000, ge=1, description="posted events waiting; above it ingest answers 503"
     )
@@ -103,6 +109,9 @@ class ServeSettings(_Part):
 class Settings(_Part):
     """Everything an operator can set."""
 
+    secrets_dir: Path | None = Field(
+        None, description="folder of files named like settings (api__secret), one secret each"
+    )
     formats: FormatSettings = FormatSettings()
     measure: MeasureSettings = MeasureSettings()
     judge: JudgeSettings = JudgeSettings()
