@@ -44,7 +44,7 @@ class Block(msgspec.Struct, array_like=True, frozen=True, gc=False):
     refused: int  # refused requests of the account so far
     first_ts: float  # smallest and largest `ts` in the block
     last_ts: float
-    features: bytes  # float32 (F,), F and the order as in features.base.names(kind)
+    features: bytes  # float32 (F,), in the order of features.NAMES
     sketch: bytes  # int8 (128,): mean sketch of the block, scaled to a norm of 127
     minhash: bytes  # uint32 (16,)
     # Most common 40-byte heads: (hash, events with it, distinct texts with it), at most 4.

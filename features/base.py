@@ -93,10 +93,25 @@ class Slots:
 class Family(Protocol):
     """One family of features."""
 
-    name: str
-    version: int
-    features: tuple[Feature, ...]
-    state: tuple[StateColumn, ...]
+    @property
+    def name(self) -> str:
+        """Prefix of its features' names."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Grows when a number changes its meaning."""
+        ...
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """What it writes, in the order of `out`."""
+        ...
+
+    @property
+    def state(self) -> tuple[StateColumn, ...]:
+        """What it keeps of an account between blocks."""
+        ...
 
     def measure(self, slots: Slots, rows: Array, state: Mapping[str, Array], out: Array) -> None:
         """Write the features of each block, in order, and move the state of final ones.
