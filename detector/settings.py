@@ -83,6 +83,15 @@ class KafkaSettings(_Part):
     heartbeat_after_s: Seconds = Field(
         1.0, description="s read to its end after which a partition is declared silent"
     )
+    session_timeout_s: Seconds = Field(
+        10.0, description="s without a sign of life after which a worker's partitions move on"
+    )
+    owner_missing_after_s: Seconds = Field(
+        60.0, description="s without news of a partition's owner after which it is alerted on"
+    )
+    stuck_after_s: Seconds = Field(
+        120.0, description="s without progress, with records waiting, after which a worker exits"
+    )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: str | None = None
     sasl_username: str | None = None
