@@ -1,0 +1,52 @@
+"""`velvetrope config`: are the settings right, what are they, and who said so."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from detector.cli.options import ConfigOption, JsonOption, examples, load_settings
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
+
+
+@app.command(
+    epilog=examples(
+        "velvetrope config check",
+        "velvetrope config check --config /etc/velvetrope.toml",
+    )
+)
+def check(config: ConfigOption = None) -> None:
+    """Read the settings from everywhere, and say what is wrong. Exit code 2 when something is."""
+    loaded = load_settings(config)
+    where = loaded.file if loaded.file is not None else "no file"
+    typer.echo(f"The settings are right ({where}, {len(loaded.origins)} set).")
+
+
+@app.command(
+    epilog=examples(
+        "velvetrope config show",
+        "VELVETROPE_JUDGE__TICK_S=0.5 velvetrope config show --json",
+    )
+)
+def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Show every setting, secrets masked, and where each that is not the default came from."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from detector.configuration import rows
+
+    loaded = load_settings(config)
+    if as_json:
+        for name, value, origin in rows(loaded):
+            typer.echo(json.dumps({"name": name, "value": value, "from": origin}))
+        return
+    table = Table("setting", "value", "from", box=None, pad_edge=False)
+    for name, value, origin in rows(loaded):
+        given = origin != "default"
+        shown = "" if value is None else value if isinstance(value, str) else json.dumps(value)
+        table.add_row(name, shown, origin if given else "", style="bold" if given else "")
+    Console().print(table)

@@ -1,0 +1,75 @@
+"""What every command shares: `--config`, settings or one clear line, and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from detector.configuration import Loaded
+
+__all__ = [
+    "FAILED",
+    "USAGE",
+    "ConfigOption",
+    "FormatOption",
+    "JsonOption",
+    "examples",
+    "fail",
+    "failing_clearly",
+    "load_settings",
+]
+
+FAILED: Final = 1  # an input could not be read, a service failed
+USAGE: Final = 2
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Settings (TOML). Without it: VELVETROPE_CONFIG, else velvetrope.toml if it is here.",
+    ),
+]
+FormatOption = Annotated[
+    str | None,
+    typer.Option("--format", metavar="NAME", help="Of the log: native, nginx or litellm."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON, one object a line, for scripts.")]
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's `--help`: lines to copy."""
+    return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
+def fail(text: str, code: int = FAILED) -> NoReturn:
+    """One line on stderr, and out."""
+    sys.stderr.write(f"velvetrope: {text}\n")
+    raise typer.Exit(code)
+
+
+def load_settings(config: Path | None, arguments: Mapping[str, object] | None = None) -> Loaded:
+    """The settings, or one line for each mistake and exit code 2."""
+    from detector.configuration import ConfigError, load
+
+    try:
+        return load(config, arguments)
+    except ConfigError as error:
+        for line in error.lines:
+            sys.stderr.write(f"velvetrope: {line}\n")
+        raise typer.Exit(USAGE) from None
+
+
+@contextmanager
+def failing_clearly(*errors: type[Exception]) -> Iterator[None]:
+    """Turns errors that an operator can act on into one line and exit code 1."""
+    try:
+        yield
+    except errors as error:
+        fail(str(error))
