@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from responders.decisions import ACTIONS
 
 __all__ = [
     "AlertSettings",
@@ -59,12 +61,34 @@ class PolicySettings(_Part):
     )
     ceiling: Action = Field("block", description="the strongest action ever decided")
     throttle: ThrottleSettings = ThrottleSettings()
+    new_evidence_events: int = Field(
+        32, ge=1, description="events since the last decision that count as new evidence"
+    )
     grace_after_clear_s: float = Field(
         604_800.0, ge=0, description="seconds for which an analyst's clear protects"
     )
     id_key: SecretStr = Field(
         SecretStr("velvetrope"), description="HMAC key of decision and campaign ids"
     )
+
+    @model_validator(mode="after")
+    def _ladder_climbs(self) -> Self:
+        """Each rung must be stronger than the one below, and asks for stronger evidence."""
+        if not self.ladder:
+            raise ValueError("`ladder` has no rung")
+        for below, above in zip(self.ladder, self.ladder[1:], strict=False):
+            weaker = (ACTIONS.index(below.action), below.level)
+            if (ACTIONS.index(above.action), above.level) <= weaker:
+                raise ValueError(
+                    f"`ladder`: {above.action} {above.level} is not stronger than "
+                    f"{below.action} {below.level}, the rung below it"
+                )
+            if above.false_per_1000_week >= below.false_per_1000_week:
+                raise ValueError(
+                    f"`ladder`: {above.action} {above.level} must have a smaller "
+                    "`false_per_1000_week` than the rung below it"
+                )
+        return self
 
 
 class RedisSettings(_Part):
@@ -75,6 +99,7 @@ class RedisSettings(_Part):
     )
     prefix: str = Field("velvetrope:", description="of every key; '{velvetrope}:' on a cluster")
     changes_kept: int = Field(100_000, ge=100, description="entries kept in the change stream")
+    timeout_s: Positive = Field(0.5, description="for a connection, and for an answer")
 
 
 class ApiSettings(_Part):
@@ -88,9 +113,25 @@ class ApiSettings(_Part):
     )
     key_header: str = Field("Authorization", description="header with the caller's bearer key")
     account_header: str = Field("X-Account", description="header that the gateway sets itself")
+    ip_header: str | None = Field(
+        None, description="header in which the gateway puts the client's address; none: no ip scope"
+    )
+    litellm_account: Literal["user", "team", "org", "end_user", "key"] = Field(
+        "user", description="as `formats.litellm_account`: which LiteLLM identity is billed"
+    )
     max_body_bytes: int = Field(16 << 20, ge=1024)
     status_block: int = Field(403, description="what a blocked client is answered")
     challenge_url: str | None = Field(None, description="where one re-authenticates")
+    refresh_s: float = Field(
+        0.25, gt=0, le=0.5, description="age at which the local copy of decisions is refreshed"
+    )
+    stale_after_s: Positive = Field(
+        5.0, description="age of the local copy, its store away, past which the API is not ready"
+    )
+    identity_kept_s: Positive = Field(60.0, description="for which a key's account is remembered")
+    jitter_key: SecretStr = Field(
+        SecretStr("velvetrope"), description="HMAC key of the jitter in Retry-After"
+    )
 
 
 class AlertSettings(_Part):
@@ -98,6 +139,9 @@ class AlertSettings(_Part):
 
     file: Path | None = Field(None, description="append OCSF findings to this file, one a line")
     webhook: SecretStr | None = Field(None, description="POST each finding to this URL")
+    webhook_tries: int = Field(8, ge=1, description="before a finding is given up, with a warning")
+    webhook_queue: int = Field(10_000, ge=1, description="findings waiting for the webhook")
+    log: bool = Field(True, description="write each finding's title to the log")
 
 
 class RespondersSettings(_Part):
