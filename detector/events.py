@@ -87,7 +87,7 @@ def decode(record: bytes, read_at: float) -> Event | EndOfInput:
         if not record.isascii():
             record.decode()
         event = _event_decoder.decode(record)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         if len(record) < 64 and b"control" in record:
             try:
                 return _end_decoder.decode(record)
@@ -118,6 +118,8 @@ def check(event: Event, read_at: float) -> None:
     size = len(account) if account.isascii() else len(_utf8(account, "account"))
     if not 1 <= size <= _MAX_ACCOUNT_BYTES:
         raise BadRecord(f"account is {size} bytes; it must be 1 to {_MAX_ACCOUNT_BYTES}")
+    if not 0 <= event.status < 1000:
+        raise BadRecord(f"status {event.status} is not an HTTP status")
     if event.latency_ms is not None and not 0.0 <= event.latency_ms < math.inf:
         raise BadRecord(f"latency_ms {event.latency_ms!r} is not a finite number ≥ 0")
     if event.served is None:
