@@ -1,0 +1,417 @@
+"""Evidence about accounts that send text: from block scores to a running maximum.
+
+A row an account: the scores of its blocks, its mean sketch, what links it to others. Three models
+turn that into log-odds (the account's own history; with accounts on the same payment or network;
+with accounts that send alike), which are averaged and corrected by what its look-alikes show.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.baseline import KindBaseline
+from detector.blocks import SKETCH_DIMS, Block, Identity
+from detector.neighbours import centred, nearest
+from detector.score import TextModels, account_row
+from detector.state import Column, StateMismatch, Table
+from features import NAMES
+
+__all__ = ["MIN_EVENTS", "Others", "TextEvidence", "link_keys"]
+
+MIN_EVENTS: Final = 8  # a block of fewer says too little
+NEIGHBOURS: Final = 20
+_KEYS_KEPT: Final = 16  # links, and templates, of one account
+_TEMPLATE_TEXTS: Final = 3  # distinct texts with the same head that make it a template
+_RECENTRE_S: Final = 21_600.0
+_SCORE_STEP: Final = 1 << 20  # scores are summed as integers of this step: order cannot matter
+_DAY: Final = 86_400.0
+
+_COLUMNS: Final = (
+    Column("start", "float64"),  # of the account's evidence, Unix seconds
+    Column("events_before", "int64"),  # served events before `start`
+    Column("last_time", "float64"),
+    Column("first", "float64", fill=math.nan),  # score of the first block's latest revision
+    Column("rest_sum", "float64"),
+    Column("rest", "int32"),  # blocks after the first
+    Column("highest", "float64", fill=-math.inf),  # of these
+    Column("lowest", "float64", fill=math.inf),
+    Column("mean", "int64"),  # mean score in steps of 1/_SCORE_STEP, as in the planes
+    Column("own", "float64", fill=-math.inf),  # log-odds of its own history, now
+    Column("top", "float64", fill=-math.inf),  # running maximum of the log-odds
+    Column("evidence", "float64", fill=-math.inf),  # running maximum of the corrected log-odds
+    Column("suspected", "bool"),
+    Column("scored", "bool"),
+    Column("changed", "bool"),
+    Column("first_sketch", "int8", (SKETCH_DIMS,)),
+    Column("rest_sketch", "int32", (SKETCH_DIMS,)),
+    Column("sketches", "int32"),  # blocks in the two
+    Column("centred", "int8", (SKETCH_DIMS,)),
+    Column("best_score", "float64", fill=-math.inf),
+    Column("best", "float32", (len(NAMES),)),  # features of the block with the best score
+)
+
+
+class Others(NamedTuple):
+    """What accounts around one show. NaN where there is nobody."""
+
+    linked_mean: float  # mean score of accounts on the same payment, device or network
+    template_mean: float  # of accounts that use the same templates
+    sketch_mean: float  # of the 20 whose inputs are most alike
+    sketch_top: float  # mean over these of the running maximum of their log-odds
+
+
+class TextEvidence:
+    """The accounts of one text population."""
+
+    def __init__(
+        self, models: TextModels, restart_s: float, clean: KindBaseline | None = None
+    ) -> None:
+        self.models = models
+        self._restart_s = restart_s
+        self._table = Table(_COLUMNS)
+        self._row_of: dict[str, int] = {}
+        self._keys: list[list[str]] = []
+        self._planes: dict[str, list[int]] = {}  # key → [sum of mean scores, accounts]
+        self._centre = np.zeros(SKETCH_DIMS, np.float32)
+        self._centred_rows = 0
+        self._centred_at = -math.inf
+        self._clean_sketches = np.zeros((0, SKETCH_DIMS), np.int8)
+        self._clean_tops = np.zeros(0)
+        self._clean_means = np.zeros(0)
+        if clean is not None and clean.maxima:
+            self._clean_sketches = np.frombuffer(clean.sketches, np.int8).reshape(-1, SKETCH_DIMS)
+            self._clean_tops = np.array(clean.maxima)
+            self._clean_means = np.array(clean.means)
+        self._clean_centred = self._clean_sketches
+
+    def __len__(self) -> int:
+        return len(self._row_of)
+
+    @property
+    def accounts(self) -> Mapping[str, int]:
+        """Account names and their rows."""
+        return self._row_of
+
+    def __getitem__(self, column: str) -> NDArray[Any]:
+        return self._table[column]
+
+    def keys(self, row: int) -> list[str]:
+        """What links the account to others: networks, payments, devices, templates."""
+        return self._keys[row]
+
+    def add(self, block: Block, score: float) -> int:
+        """Take a block's score into its account's history; the account's row."""
+        table = self._table
+        row = self._row_of.get(block.account, -1)
+        if row < 0:
+            row = table.add()
+            self._row_of[block.account] = row
+            self._keys.append([])
+            table["start"][row] = block.first_ts
+            table["events_before"][row] = block.events - block.n
+        elif block.time >= table["start"][row] + self._restart_s:
+            self._restart(row, block)
+        table["changed"][row] = True
+        table["last_time"][row] = block.time
+        sketch = np.frombuffer(block.sketch, np.int8)
+        if block.index == 0:
+            table["first"][row] = score
+            table["first_sketch"][row] = sketch
+        else:
+            table["rest_sum"][row] += score
+            table["rest"][row] += 1
+            table["highest"][row] = max(table["highest"][row], score)
+            table["lowest"][row] = min(table["lowest"][row], score)
+            table["rest_sketch"][row] += sketch
+        if score > table["best_score"][row] or block.index == 0:
+            table["best_score"][row] = score
+            table["best"][row] = np.frombuffer(block.features, np.float32)
+        mean, highest, lowest = self.history(row)
+        events = block.events - int(table["events_before"][row])
+        own = self.models.account.log_odds(account_row(mean, highest, lowest, events))
+        table["own"][row] = own
+        table["top"][row] = max(table["top"][row], own)
+        before = int(table["mean"][row]) if table["scored"][row] else 0
+        after = round(mean * _SCORE_STEP)
+        for key in self._keys[row]:
+            self._planes[key][0] += after - before
+        table["mean"][row] = after
+        table["scored"][row] = True
+        self._join(row, after, block)
+        self._recentre(block.time)
+        table["centred"][row] = centred(self._mean_sketch(row), self._centre)
+        return row
+
+    def history(self, row: int) -> tuple[float, float, float]:
+        """Mean, maximum and minimum of the account's block scores."""
+        table = self._table
+        first = float(table["first"][row])
+        total, count = float(table["rest_sum"][row]), int(table["rest"][row])
+        highest, lowest = float(table["highest"][row]), float(table["lowest"][row])
+        if not math.isnan(first):
+            total, count = total + first, count + 1
+            highest, lowest = max(highest, first), min(lowest, first)
+        return total / count, highest, lowest
+
+    def others(self, row: int) -> Others:
+        """What the accounts around one show, itself left out."""
+        weight_sum = {True: 0.0, False: 0.0}
+        score_sum = {True: 0.0, False: 0.0}
+        own = int(self._table["mean"][row])
+        for key in self._keys[row]:
+            total, count = self._planes[key]
+            if count < 2:
+                continue
+            # Rare links say more than common ones (FRAUDAR, Hooi et al. 2016).
+            weight = 1.0 / math.log(count + 5.0)
+            template = key.startswith("head:")
+            weight_sum[template] += weight
+            score_sum[template] += weight * (total - own) / _SCORE_STEP / (count - 1)
+        sketch_mean, sketch_top = self._alike(row)
+        return Others(
+            score_sum[False] / weight_sum[False] if weight_sum[False] else math.nan,
+            score_sum[True] / weight_sum[True] if weight_sum[True] else math.nan,
+            sketch_mean,
+            sketch_top,
+        )
+
+    def judge(self, row: int, events: int) -> float:
+        """The account's evidence, after its last block: -inf while its own history is ordinary.
+
+        Linked accounts count only for one whose own history passes the bar that 5 % of customers
+        pass, so that nobody is convicted by company, and copying a customer's template frames
+        nobody.
+        """
+        table = self._table
+        own = float(table["own"][row])
+        if own < self.models.own_bar:
+            return float(table["evidence"][row])
+        mean, highest, lowest = self.history(row)
+        others = self.others(row)
+        odds = [own]
+        if not math.isnan(others.linked_mean):
+            seen = account_row(mean, highest, lowest, events, (others.linked_mean,))
+            odds.append(self.models.linked.log_odds(seen))
+        if not math.isnan(others.sketch_mean):
+            template = others.template_mean
+            seen = account_row(
+                mean,
+                highest,
+                lowest,
+                events,
+                (mean if math.isnan(template) else template, others.sketch_mean),
+            )
+            odds.append(self.models.alike.log_odds(seen))
+        top = max(float(table["top"][row]), sum(odds) / len(odds))
+        table["top"][row] = top
+        # Benign clusters (long prompts, one framework's users) lift each other too: half of what
+        # unsuspected look-alikes show is taken off.
+        evidence = max(float(table["evidence"][row]), top - 0.5 * others.sketch_top)
+        table["evidence"][row] = evidence
+        return evidence
+
+    def week_events(self, row: int, events: int) -> int:
+        """Of an account's served events, those since its evidence began."""
+        return events - int(self._table["events_before"][row])
+
+    def suspect(self, row: int) -> None:
+        """From now on the account says nothing about what customers are like."""
+        self._table["suspected"][row] = True
+
+    def alike(self, row: int, eligible: NDArray[np.bool_], bar: float, most: int) -> list[int]:
+        """Rows among the eligible whose inputs are alike, cosine at least `bar`."""
+        rows, cosines = nearest(
+            self._table["centred"], self._table.rows, self._table["centred"][row], most, eligible
+        )
+        return [int(r) for r, c in zip(rows, cosines, strict=True) if c >= bar and r != row]
+
+    def clean(self, accounts: int) -> tuple[KindBaseline, list[float]]:
+        """What a baseline keeps: evidence, and up to `accounts` sketches without names; the centre.
+
+        Names are dropped, and rows are taken in the order of a sort by sketch, so that the file
+        says nothing about who sent what.
+        """
+        used = self._table.rows
+        scored = np.flatnonzero(self._table["scored"][:used])
+        evidence = self._table["evidence"][scored]
+        chosen = scored[:: max(1, math.ceil(len(scored) / accounts))]
+        sketches = np.array([self._sketch8(int(row)) for row in chosen], np.int8)
+        sketches = sketches.reshape(-1, SKETCH_DIMS)
+        order = np.lexsort(sketches.T) if len(chosen) else np.zeros(0, np.int64)
+        chosen = chosen[order]
+        return KindBaseline(
+            accounts=len(scored),
+            evidence=sorted(float(e) for e in evidence if e > -math.inf),
+            sketches=sketches[order].tobytes(),
+            maxima=[float(t) for t in self._table["top"][chosen]],
+            means=[float(m) / _SCORE_STEP for m in self._table["mean"][chosen]],
+        ), [float(c) for c in self._centre]
+
+    def start_centre(self, centre: list[float]) -> None:
+        """Begin with a baseline's median sketch instead of none."""
+        self._centre = np.array(centre, np.float32)
+        self._clean_centred = centred(self._clean_sketches.astype(np.float32), self._centre)
+
+    def export(self, changes: bool) -> dict[str, Any]:
+        """Everything, or the rows changed since everything was last exported, as builtins."""
+        table = self._table
+        if changes:
+            rows = np.flatnonzero(table["changed"][: table.rows])
+        else:
+            table["changed"][:] = False
+            rows = np.arange(table.rows)
+        names = list(self._row_of)
+        return {
+            "rows": rows,
+            "columns": table.take(rows),
+            "names": [names[r] for r in rows.tolist()],
+            "keys": [self._keys[r] for r in rows.tolist()],
+            "centre": self._centre,
+            "centred_rows": self._centred_rows,
+            "centred_at": self._centred_at,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take in what `export` gave: everything first, then changes."""
+        self._table.put(state["rows"], state["columns"])
+        for row, name, keys in zip(
+            state["rows"].tolist(), state["names"], state["keys"], strict=True
+        ):
+            if row > len(self._keys):
+                raise StateMismatch("changed accounts are stored without those before them")
+            if row == len(self._keys):
+                self._keys.append([])
+                self._row_of[name] = row
+            self._keys[row] = list(keys)
+        recentred = state["centred_at"] != self._centred_at
+        self._centre = state["centre"]
+        self._centred_rows = state["centred_rows"]
+        self._centred_at = state["centred_at"]
+        if recentred:
+            self._centre_all()
+        self._planes = {}
+        for row, keys in enumerate(self._keys):
+            for key in keys:
+                plane = self._planes.setdefault(key, [0, 0])
+                plane[0] += int(self._table["mean"][row])
+                plane[1] += 1
+
+    def _restart(self, row: int, block: Block) -> None:
+        # A week is over: what the account did before no longer speaks against it.
+        table = self._table
+        weeks = (block.time - table["start"][row]) // self._restart_s
+        table["start"][row] += weeks * self._restart_s
+        table["events_before"][row] = block.events - block.n
+        for column in _COLUMNS:
+            if column.name in (
+                "first",
+                "rest_sum",
+                "rest",
+                "highest",
+                "lowest",
+                "own",
+                "top",
+                "evidence",
+                "suspected",
+                "best_score",
+            ):
+                table[column.name][row] = column.fill
+
+    def _join(self, row: int, mean: int, block: Block) -> None:
+        keys = self._keys[row]
+        templates = sum(key.startswith("head:") for key in keys)
+        links = len(keys) - templates
+        fresh = []
+        for key in link_keys(block.identity):
+            if links < _KEYS_KEPT and key not in keys:
+                fresh.append(key)
+                links += 1
+        for head, _, distinct in block.heads:
+            key = f"head:{head}"
+            if distinct >= _TEMPLATE_TEXTS and templates < _KEYS_KEPT and key not in keys:
+                fresh.append(key)
+                templates += 1
+        for key in fresh:
+            keys.append(key)
+            plane = self._planes.setdefault(key, [0, 0])
+            plane[0] += mean
+            plane[1] += 1
+
+    def _sketch_sum(self, row: int) -> tuple[NDArray[np.int32], int]:
+        table = self._table
+        first = not math.isnan(float(table["first"][row])) or bool(table["first_sketch"][row].any())
+        total = table["rest_sketch"][row] + table["first_sketch"][row]
+        return total, int(table["rest"][row]) + int(first)
+
+    def _mean_sketch(self, row: int) -> NDArray[np.float32]:
+        total, blocks = self._sketch_sum(row)
+        mean: NDArray[np.float32] = (total / max(blocks, 1)).astype(np.float32)
+        return mean
+
+    def _sketch8(self, row: int) -> NDArray[np.int8]:
+        return np.clip(np.rint(self._mean_sketch(row)), -127, 127).astype(np.int8)
+
+    def _alike(self, row: int) -> tuple[float, float]:
+        # Mean score and mean running maximum of the 20 unsuspected accounts most alike. Where
+        # there are fewer, usual customers stand in for the maximum: a lone account gets no more
+        # taken off than one among ordinary ones.
+        table = self._table
+        used = table.rows
+        eligible = table["scored"][:used] & ~table["suspected"][:used]
+        eligible[row] = False
+        query = table["centred"][row]
+        rows, cosines = nearest(table["centred"], used, query, NEIGHBOURS, eligible)
+        tops = table["top"][rows]
+        means = table["mean"][rows] / _SCORE_STEP
+        if len(self._clean_tops):
+            every = np.ones(len(self._clean_tops), np.bool_)
+            more, more_cosines = nearest(self._clean_centred, len(every), query, NEIGHBOURS, every)
+            order = np.argsort(-np.concatenate([cosines, more_cosines]), kind="stable")
+            order = order[:NEIGHBOURS]
+            tops = np.concatenate([tops, self._clean_tops[more]])[order]
+            means = np.concatenate([means, self._clean_means[more]])[order]
+        if not len(tops):
+            return math.nan, self.models.usual
+        missing = NEIGHBOURS - len(tops)
+        sketch_top = (float(np.sum(tops)) + missing * self.models.usual) / NEIGHBOURS
+        return float(np.sum(means)) / len(means), sketch_top
+
+    def _recentre(self, time: float) -> None:
+        grown = self._table.rows >= 1.25 * self._centred_rows + 16
+        if not grown and time < self._centred_at + _RECENTRE_S:
+            return
+        rows = self._table.rows
+        means = np.array([self._mean_sketch(row) for row in range(rows)])
+        everybody = np.concatenate([means, self._clean_sketches.astype(np.float32)])
+        self._centre = np.median(everybody, axis=0).astype(np.float32)
+        self._centred_rows = rows
+        self._centred_at = time
+        self._centre_all()
+
+    def _centre_all(self) -> None:
+        rows = self._table.rows
+        if rows:
+            means = np.array([self._mean_sketch(row) for row in range(rows)])
+            self._table["centred"][:rows] = centred(means, self._centre)
+        if len(self._clean_sketches):
+            self._clean_centred = centred(self._clean_sketches.astype(np.float32), self._centre)
+
+
+def link_keys(identity: Identity) -> list[str]:
+    """What an identity shares with others: its network (/24, /48) and the sender's link hints."""
+    keys = [f"link:{name}:{value}" for name, value in sorted(identity.links.items())]
+    if identity.ip:
+        try:
+            address = ipaddress.ip_address(identity.ip)
+        except ValueError:
+            return keys
+        bits = 24 if address.version == 4 else 48
+        network = ipaddress.ip_network((address, bits), strict=False)
+        keys.append(f"net:{network.network_address}")
+    return keys
