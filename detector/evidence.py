@@ -45,12 +45,13 @@ _COLUMNS: Final = (
     Column("own", "float64", fill=-math.inf),  # log-odds of its own history, now
     Column("top", "float64", fill=-math.inf),  # running maximum of the log-odds
     Column("evidence", "float64", fill=-math.inf),  # running maximum of the corrected log-odds
+    Column("watched", "bool"),  # looked at for campaigns
     Column("suspected", "bool"),
     Column("scored", "bool"),
     Column("changed", "bool"),
     Column("first_sketch", "int8", (SKETCH_DIMS,)),
     Column("rest_sketch", "int32", (SKETCH_DIMS,)),
-    Column("sketches", "int32"),  # blocks in the two
+    Column("sketches", "int32"),  # blocks in `rest_sketch`
     Column("centred", "int8", (SKETCH_DIMS,)),
     Column("best_score", "float64", fill=-math.inf),
     Column("best", "float32", (len(NAMES),)),  # features of the block with the best score
@@ -76,6 +77,7 @@ class TextEvidence:
         self._restart_s = restart_s
         self._table = Table(_COLUMNS)
         self._row_of: dict[str, int] = {}
+        self._names: list[str] = []
         self._keys: list[list[str]] = []
         self._planes: dict[str, list[int]] = {}  # key → [sum of mean scores, accounts]
         self._centre = np.zeros(SKETCH_DIMS, np.float32)
@@ -112,6 +114,7 @@ class TextEvidence:
         if row < 0:
             row = table.add()
             self._row_of[block.account] = row
+            self._names.append(block.account)
             self._keys.append([])
             table["start"][row] = block.first_ts
             table["events_before"][row] = block.events - block.n
@@ -129,6 +132,7 @@ class TextEvidence:
             table["highest"][row] = max(table["highest"][row], score)
             table["lowest"][row] = min(table["lowest"][row], score)
             table["rest_sketch"][row] += sketch
+            table["sketches"][row] += 1
         if score > table["best_score"][row] or block.index == 0:
             table["best_score"][row] = score
             table["best"][row] = np.frombuffer(block.features, np.float32)
@@ -224,12 +228,16 @@ class TextEvidence:
         """From now on the account says nothing about what customers are like."""
         self._table["suspected"][row] = True
 
-    def alike(self, row: int, eligible: NDArray[np.bool_], bar: float, most: int) -> list[int]:
-        """Rows among the eligible whose inputs are alike, cosine at least `bar`."""
-        rows, cosines = nearest(
-            self._table["centred"], self._table.rows, self._table["centred"][row], most, eligible
-        )
-        return [int(r) for r, c in zip(rows, cosines, strict=True) if c >= bar and r != row]
+    def watch(self, row: int, bar: float, most: int) -> list[str]:
+        """Look at the account for campaigns; the watched ones most alike, cosine at least `bar`."""
+        table = self._table
+        eligible = table["watched"][: table.rows].copy()
+        eligible[row] = False
+        table["watched"][row] = True
+        rows, cosines = nearest(table["centred"], table.rows, table["centred"][row], most, eligible)
+        return [
+            self._names[r] for r, c in zip(rows.tolist(), cosines.tolist(), strict=True) if c >= bar
+        ]
 
     def clean(self, accounts: int) -> tuple[KindBaseline, list[float]]:
         """What a baseline keeps: evidence, and up to `accounts` sketches without names; the centre.
@@ -266,11 +274,10 @@ class TextEvidence:
         else:
             table["changed"][:] = False
             rows = np.arange(table.rows)
-        names = list(self._row_of)
         return {
             "rows": rows,
             "columns": table.take(rows),
-            "names": [names[r] for r in rows.tolist()],
+            "names": [self._names[r] for r in rows.tolist()],
             "keys": [self._keys[r] for r in rows.tolist()],
             "centre": self._centre,
             "centred_rows": self._centred_rows,
@@ -287,6 +294,7 @@ class TextEvidence:
                 raise StateMismatch("changed accounts are stored without those before them")
             if row == len(self._keys):
                 self._keys.append([])
+                self._names.append(name)
                 self._row_of[name] = row
             self._keys[row] = list(keys)
         recentred = state["centred_at"] != self._centred_at
@@ -345,9 +353,8 @@ class TextEvidence:
 
     def _sketch_sum(self, row: int) -> tuple[NDArray[np.int32], int]:
         table = self._table
-        first = not math.isnan(float(table["first"][row])) or bool(table["first_sketch"][row].any())
         total = table["rest_sketch"][row] + table["first_sketch"][row]
-        return total, int(table["rest"][row]) + int(first)
+        return total, int(table["sketches"][row]) + int(table["first_sketch"][row].any())
 
     def _mean_sketch(self, row: int) -> NDArray[np.float32]:
         total, blocks = self._sketch_sum(row)

@@ -1,0 +1,545 @@
+"""Judge: blocks of all partitions to decisions, in ticks of event time. Pure: no I/O, no clock.
+
+A tick is judged once every partition's watermark has passed its end; its blocks are taken in the
+order of (time, id), commands first. So the decisions depend on the log and on the commands, and
+not on how either arrived.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from detector.baseline import Baseline, KindBaseline, Reference, e_value
+from detector.blocks import Block, Identity
+from detector.campaigns import Campaigns
+from detector.evidence import MIN_EVENTS, TextEvidence, link_keys
+from detector.score import TextModels, shipped
+from detector.settings import Settings
+from detector.state import StateMismatch, pack, unpack
+from detector.vector_evidence import VectorEvidence
+from detector.vector_model import VectorModel
+from features import NAMES, TEXTS
+from responders.alerts.ocsf import Alert, Findings
+from responders.decisions import Decision, Reason, Signal
+from responders.feedback import Feedback, with_tick
+from responders.policy import Policy, Verdict
+
+__all__ = ["AccountSummary", "Judge", "Judgement", "Models"]
+
+_VERSION: Final = 1
+_WATCH_RATE: Final = 1e-2  # evidence that 1 % of customers reach: linked into campaigns from here
+_SUSPECT_RATE: Final = 1e-3  # from here an account no longer counts as a customer
+_ALIKE_COSINE: Final = 0.5
+_ALIKE_MOST: Final = 5
+_SIGNALS: Final = 5
+_CLEAN_SKETCHES: Final = 4000  # customers whose sketches a baseline keeps
+
+
+@dataclass(frozen=True)
+class Models:
+    """The learned models, as shipped with the program."""
+
+    text: TextModels
+    vector: VectorModel
+
+    @classmethod
+    def shipped(cls) -> Models:
+        """Load them.
+
+        Raises:
+            BadModel, ModelError: a file is damaged or of another version.
+        """
+        with resources.as_file(resources.files("detector") / "models" / "vector.npz") as path:
+            vector = VectorModel.load(path)
+        return cls(shipped(), vector)
+
+    @property
+    def name(self) -> str:
+        """Stamped on decisions as `scorer`."""
+        return self.text.name
+
+
+@dataclass(slots=True)
+class Judgement:
+    """What the ticks judged by one call brought, in order."""
+
+    decisions: list[Decision] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
+
+    def extend(self, other: Judgement) -> None:
+        """Append a later one."""
+        self.decisions += other.decisions
+        self.alerts += other.alerts
+
+
+class AccountSummary(msgspec.Struct):
+    """What the judge knows of one account."""
+
+    blocks: int = 0
+    score: float | None = None  # log-odds of its last scored block
+    e_value: float = 0.0  # highest so far
+    rates: dict[str, float] = {}  # population → false-alarm rate of its evidence, where below 1
+    events: dict[str, int] = {}  # population → served events
+
+
+@dataclass(slots=True)
+class _Partition:
+    watermark: float = -1.0
+    next_seq: int = 0
+    silent: bool = False
+    ended: bool = False
+
+
+class Judge:
+    """The judge of a deployment.
+
+    Args:
+        settings: of the whole program; `judge`, `policy` and the number of partitions count.
+        baseline: the operator's own, or None for the shipped reference alone.
+        generation: grows by one each time another judge takes over; versions begin with it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        baseline: Baseline | None = None,
+        *,
+        generation: int = 0,
+        models: Models | None = None,
+    ) -> None:
+        self.settings = settings
+        self.tick = -1
+        self._tick_s = settings.judge.tick_s
+        self._models = models or Models.shipped()
+        self._baseline = baseline
+        self._generation = generation
+        self.policy = Policy(settings.policy, generation=generation)
+        key = settings.policy.id_key.get_secret_value().encode()
+        self._findings = Findings(key)
+        self.campaigns = Campaigns(key)
+        self._partitions = [_Partition() for _ in range(settings.measure.partitions)]
+        self._pending: list[tuple[int, float, tuple[str, str, int, int], int, Block]] = []
+        self._arrivals = 0  # breaks ties of equal blocks, which only a repeat could make
+        self._commands: list[tuple[int, str, Feedback]] = []
+        self._commanded: set[str] = set()
+        self._texts: dict[str, TextEvidence] = {}
+        self._vectors: dict[str, VectorEvidence] = {}
+        self._accounts: dict[str, AccountSummary] = {}
+        self._changed: set[str] = set()
+        self._text_reference = self._reference("text", self._models.text.reference)
+        self._vector_reference = self._reference("vector", self._models.vector.reference)
+
+    # -- what runners feed -------------------------------------------------------------------
+
+    def blocks(self, partition: int, blocks: Sequence[Block], watermark: float) -> None:
+        """Take a partition's blocks in their order, and how far its time has come.
+
+        Blocks that were taken before (after a restart of measure) are dropped by their number.
+
+        Raises:
+            ValueError: a block is missing between these and the ones before.
+        """
+        state = self._partitions[partition]
+        state.silent = False
+        if blocks:
+            state.ended = False
+        for block in blocks:
+            if block.seq < state.next_seq:
+                continue
+            if block.seq > state.next_seq:
+                raise ValueError(
+                    f"partition {partition}: block {block.seq} came where "
+                    f"{state.next_seq} was due; blocks were lost"
+                )
+            state.next_seq += 1
+            # A block whose tick was judged (its partition had been declared silent) joins the next.
+            tick = max(self._tick_of(block.time), self.tick + 1)
+            self._arrivals += 1
+            heapq.heappush(self._pending, (tick, block.time, block.id, self._arrivals, block))
+        if watermark > state.watermark:
+            state.watermark = watermark
+            state.ended = False
+
+    def silence(self, partition: int) -> None:
+        """Its live owner read it to its end: it holds no tick back until it speaks again."""
+        self._partitions[partition].silent = True
+
+    def end(self, partition: int) -> None:
+        """An `end` record was read: nothing more comes from this partition for now."""
+        self._partitions[partition].ended = True
+
+    def command(self, feedback: Feedback) -> Feedback:
+        """Take a command in, once; returned with the tick at which it takes effect.
+
+        Journal what is returned before the next `advance`, and give it back after a restart.
+        """
+        tick = feedback.tick
+        if tick is None:
+            due = 0 if feedback.at is None else math.ceil(feedback.at / self._tick_s)
+            tick = max(self.tick + 1, due)
+            feedback = with_tick(feedback, tick)
+        if feedback.id not in self._commanded:
+            self._commanded.add(feedback.id)
+            heapq.heappush(self._commands, (max(tick, self.tick + 1), feedback.id, feedback))
+        return feedback
+
+    def advance(self) -> Judgement:
+        """Judge every tick that all partitions have passed."""
+        judgement = Judgement()
+        horizon = self._horizon()
+        while True:
+            tick = self._next_tick()
+            if tick > horizon:
+                return judgement
+            self.tick = tick
+            judgement.extend(self._judge(tick))
+
+    # -- what people ask ---------------------------------------------------------------------
+
+    @property
+    def now(self) -> float:
+        """Event time of the last judged tick's end, Unix seconds."""
+        return self.tick * self._tick_s
+
+    def accounts(self) -> Iterator[tuple[str, AccountSummary]]:
+        """Every account with a block, in the order of its first."""
+        yield from self._accounts.items()
+
+    def promise(self) -> dict[str, Any]:
+        """What the false-alarm promise rests on."""
+        return {
+            "nominal_false_per_1000_week": {
+                f"{rung.action} {rung.level}": rung.false_per_1000_week
+                for rung in self.settings.policy.ladder
+            },
+            "baseline": self._baseline_name(),
+            "text": self._text_reference.describe(),
+            "vector": self._vector_reference.describe(),
+        }
+
+    def calibrated(self, name: str, events: int, first_ts: float, last_ts: float) -> Baseline:
+        """A baseline of all that was judged so far, believed clean."""
+        kinds: dict[str, KindBaseline] = {}
+        centre: list[float] = []
+        if "text" in self._texts:
+            kinds["text"], centre = self._texts["text"].clean(_CLEAN_SKETCHES)
+        found = [e for vectors in self._vectors.values() for e in vectors.evidence]
+        if found:
+            kinds["vector"] = KindBaseline(accounts=len(found), evidence=sorted(found))
+        return Baseline(
+            name=name,
+            scorer=self._models.name,
+            events=events,
+            first_ts=first_ts,
+            last_ts=last_ts,
+            kinds=kinds,
+            centre=centre,
+            vectors={
+                population: pack("population", _VERSION, evidence.population.export())
+                for population, evidence in self._vectors.items()
+            },
+        )
+
+    # -- checkpoints -------------------------------------------------------------------------
+
+    def export(self) -> bytes:
+        """The whole state, packed. Changes are counted from here."""
+        self._changed = set()
+        return self._pack(changes=False)
+
+    def export_changes(self) -> bytes:
+        """What has changed since the last `export`, packed."""
+        return self._pack(changes=True)
+
+    @classmethod
+    def restore(
+        cls,
+        settings: Settings,
+        baseline: Baseline | None,
+        full: bytes,
+        changes: bytes | None = None,
+        *,
+        generation: int = 0,
+        models: Models | None = None,
+    ) -> Judge:
+        """A judge that goes on where `export`, and after it `export_changes`, left off.
+
+        Raises:
+            StateMismatch: the state is damaged, of another version, or of other settings.
+        """
+        judge = cls(settings, baseline, generation=generation, models=models)
+        for packed in (full, changes):
+            if packed is not None:
+                judge._unpack(packed)
+        return judge
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _reference(self, kind: str, values: Any) -> Reference:
+        everybody = Reference(values, len(values))
+        own = self._baseline.kinds.get(kind) if self._baseline else None
+        if own is None or not own.accounts:
+            return everybody
+        return Reference(own.evidence, own.accounts, everybody)
+
+    def _baseline_name(self) -> str:
+        return self._baseline.name if self._baseline else "shipped"
+
+    def _tick_of(self, time: float) -> int:
+        # Tick k ends at k·tick_s, and holds what came before its end.
+        return math.floor(time / self._tick_s) + 1
+
+    def _horizon(self) -> int:
+        """The last tick that every partition has passed."""
+        holding = [p.watermark for p in self._partitions if not p.silent and not p.ended]
+        if holding:
+            return math.floor(min(holding) / self._tick_s)
+        # All have ended or are silent: everything that came is judged.
+        return self._tick_of(max(p.watermark for p in self._partitions))
+
+    def _next_tick(self) -> int:
+        tick = self._pending[0][0] if self._pending else None
+        if self._commands and (tick is None or self._commands[0][0] < tick):
+            tick = self._commands[0][0]
+        expiry = self.policy.next_expiry()
+        if not math.isinf(expiry):
+            due = max(math.ceil(expiry / self._tick_s), self.tick + 1)
+            if tick is None or due < tick:
+                tick = due
+        return tick if tick is not None else 1 << 62
+
+    def _judge(self, tick: int) -> Judgement:
+        now = tick * self._tick_s
+        judgement = Judgement()
+        judgement.alerts += self._findings.ended(self.policy.expire(now), now)
+        while self._commands and self._commands[0][0] <= tick:
+            feedback = heapq.heappop(self._commands)[2]
+            judgement.decisions += self.policy.feedback(feedback, now)
+        touched: dict[str, Identity] = {}
+        while self._pending and self._pending[0][0] <= tick:
+            block = heapq.heappop(self._pending)[4]
+            if self._take(block):
+                touched[block.account] = block.identity
+        verdicts = []
+        for account, identity in touched.items():
+            verdict = self._verdict(account, identity)
+            if verdict is not None:
+                verdicts.append(verdict)
+        judgement.decisions += self.policy.decide(
+            verdicts, now, scorer=self._models.name, baseline=self._baseline_name()
+        )
+        judgement.alerts += self._findings.decided(judgement.decisions, now)
+        return judgement
+
+    def _take(self, block: Block) -> bool:
+        """Let a block move the evidence; whether it could say anything."""
+        account = self._accounts.get(block.account)
+        if account is None:
+            account = self._accounts[block.account] = AccountSummary()
+        self._changed.add(block.account)
+        if block.index > 0 or block.revision == 0:
+            account.blocks += 1
+        account.events[block.population] = block.events
+        if block.kind == "text":
+            rate = self._take_text(block, account)
+        elif block.kind == "vector":
+            rate = self._take_vector(block, account)
+        else:
+            return False  # without inputs there is nothing that separates thieves from customers
+        if rate is None:
+            return False
+        if rate < 1.0:
+            account.rates[block.population] = rate
+        else:
+            account.rates.pop(block.population, None)
+        account.e_value = max(account.e_value, e_value(rate))
+        return True
+
+    def _take_text(self, block: Block, account: AccountSummary) -> float | None:
+        if block.n < MIN_EVENTS:
+            return None
+        models = self._models.text
+        evidence = self._texts.get(block.population)
+        if evidence is None:
+            evidence = self._text_evidence(block.population)
+        account.score = models.block.log_odds(models.row(block))
+        row = evidence.add(block, account.score)
+        found = evidence.judge(row, evidence.week_events(row, block.events))
+        rate = self._text_reference.rate(found)
+        if rate <= _WATCH_RATE:
+            alike = evidence.watch(row, _ALIKE_COSINE, _ALIKE_MOST)
+            self.campaigns.watch(block.account, evidence.keys(row), alike)
+        if rate <= _SUSPECT_RATE:
+            evidence.suspect(row)
+        return rate
+
+    def _text_evidence(self, population: str) -> TextEvidence:
+        clean = self._baseline.kinds.get("text") if self._baseline else None
+        evidence = TextEvidence(self._models.text, self.settings.judge.evidence_restart_s, clean)
+        if self._baseline and self._baseline.centre:
+            evidence.start_centre(self._baseline.centre)
+        self._texts[population] = evidence
+        return evidence
+
+    def _take_vector(self, block: Block, account: AccountSummary) -> float | None:
+        evidence = self._vectors.get(block.population)
+        if evidence is None:
+            evidence = self._vector_evidence(block.population, block.dims)
+        score = evidence.take(block)
+        rate = None
+        if score is not None:
+            account.score = score
+            rate = self._vector_reference.rate(evidence.of(block.account))
+            if rate <= _WATCH_RATE:
+                self.campaigns.watch(block.account, link_keys(block.identity), ())
+            if rate <= _SUSPECT_RATE:
+                evidence.suspect(block.account)
+        evidence.learn(block)
+        return rate
+
+    def _vector_evidence(self, population: str, dims: int) -> VectorEvidence:
+        evidence = VectorEvidence(dims, self._models.vector, self.settings.judge.evidence_restart_s)
+        known = self._baseline.vectors.get(population) if self._baseline else None
+        if known is not None:
+            evidence.start_population(unpack("population", _VERSION, known))
+        self._vectors[population] = evidence
+        return evidence
+
+    def _verdict(self, account: str, identity: Identity) -> Verdict | None:
+        summary = self._accounts[account]
+        if not summary.rates:
+            return None
+        population = min(summary.rates, key=lambda name: (summary.rates[name], name))
+        # Each population is one more chance to be wrong about the account: Bonferroni.
+        rate = min(1.0, summary.rates[population] * len(summary.rates))
+        if 1000.0 * rate > self.settings.policy.ladder[0].false_per_1000_week:
+            return None
+        evidence, signals = self._explain(account, population)
+        strongest = ", ".join(signal.text for signal in signals[:2])
+        scopes = {"api_key": identity.api_key, "org": identity.org, "ip": identity.ip}
+        return Verdict(
+            scope="account",
+            value=account,
+            false_per_1000=1000.0 * rate,
+            e_value=e_value(rate),
+            evidence=evidence,
+            n_events=sum(summary.events.values()),
+            campaign=self.campaigns.of(account),
+            reason=Reason(
+                code="extraction",
+                text="requests look like harvesting of the model"
+                + (f": {strongest}" if strongest else ""),
+                technique="AML.T0024.002",
+            ),
+            signals=signals,
+            identity={scope: value for scope, value in scopes.items() if value},
+        )
+
+    def _explain(self, account: str, population: str) -> tuple[float, tuple[Signal, ...]]:
+        """The account's evidence, and the strongest signals of its worst block."""
+        if population in self._vectors:
+            vectors = self._vectors[population]
+            return vectors.of(account), tuple(
+                Signal(name=name, value=value, typical=(low, high), weight=weight, text=text)
+                for name, value, low, high, weight, text in vectors.signals(account)[:_SIGNALS]
+            )
+        texts = self._texts[population]
+        models = self._models.text
+        row = texts.accounts[account]
+        features = texts["best"][row][models.used].astype(np.float64)
+        shares = models.block.shares(features)
+        # Shares of the sum of all contributions' sizes: those that speak for the account are < 0.
+        total = float(np.abs(shares).sum()) or 1.0
+        order = np.argsort(-shares, kind="stable")[:_SIGNALS]
+        signals = tuple(
+            Signal(
+                name=NAMES[models.used[i]],
+                value=float(features[i]),
+                typical=(float(models.typical[i, 0]), float(models.typical[i, 1])),
+                weight=float(shares[i]) / total,
+                text=TEXTS[NAMES[models.used[i]]],
+            )
+            for i in order
+            if shares[i] > 0.0
+        )
+        return float(texts["evidence"][row]), signals
+
+    def _pack(self, *, changes: bool) -> bytes:
+        names = sorted(self._changed) if changes else list(self._accounts)
+        return pack(
+            "judge",
+            _VERSION,
+            {
+                "scorer": self._models.name,
+                "baseline": self._baseline_name(),
+                "tick_s": self._tick_s,
+                "tick": self.tick,
+                "partitions": [
+                    (p.watermark, p.next_seq, p.silent, p.ended) for p in self._partitions
+                ],
+                "pending": [
+                    (tick, msgspec.to_builtins(block, builtin_types=(bytes,)))
+                    for tick, _, _, _, block in sorted(self._pending, key=lambda item: item[:4])
+                ],
+                "commands": [
+                    (tick, msgspec.to_builtins(feedback))
+                    for tick, _, feedback in sorted(self._commands, key=lambda item: item[:2])
+                ],
+                "commanded": sorted(self._commanded),
+                "policy": self.policy.export(),
+                "findings": self._findings.export(),
+                "campaigns": self.campaigns.export(),
+                "accounts": [(name, msgspec.to_builtins(self._accounts[name])) for name in names],
+                "texts": {name: texts.export(changes) for name, texts in self._texts.items()},
+                "vectors": {
+                    name: (vectors.population.dims, vectors.export())
+                    for name, vectors in self._vectors.items()
+                },
+            },
+        )
+
+    def _unpack(self, packed: bytes) -> None:
+        state = unpack("judge", _VERSION, packed)
+        made = (state["scorer"], state["tick_s"], len(state["partitions"]))
+        own = (self._models.name, self._tick_s, len(self._partitions))
+        if made != own:
+            raise StateMismatch(
+                f"stored judge is of (scorer, tick_s, partitions) {made}; this one is of {own}"
+            )
+        self.tick = state["tick"]
+        self._partitions = [_Partition(*values) for values in state["partitions"]]
+        self._pending = []
+        for tick, raw in state["pending"]:
+            block = msgspec.convert(raw, Block, builtin_types=(bytes,))
+            self._arrivals += 1
+            self._pending.append((tick, block.time, block.id, self._arrivals, block))
+        self._commands = []
+        for tick, raw in state["commands"]:
+            feedback = msgspec.convert(raw, Feedback)
+            self._commands.append((tick, feedback.id, feedback))
+        heapq.heapify(self._pending)
+        heapq.heapify(self._commands)
+        self._commanded = set(state["commanded"])
+        self.policy = Policy.restore(
+            self.settings.policy, state["policy"], generation=self._generation
+        )
+        self._findings.restore(state["findings"])
+        self.campaigns.restore(state["campaigns"])
+        for name, raw in state["accounts"]:
+            self._accounts[name] = msgspec.convert(raw, AccountSummary)
+        for name, texts in state["texts"].items():
+            if name not in self._texts:
+                self._text_evidence(name)
+            self._texts[name].restore(texts)
+        for name, (dims, vectors) in state["vectors"].items():
+            if name not in self._vectors:
+                self._vector_evidence(name, dims)
+            self._vectors[name].restore(vectors)

@@ -1,0 +1,108 @@
+"""Evidence about accounts that send vectors: one population a model, one history an account."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import msgspec
+
+from detector.blocks import Block
+from detector.vector_model import VectorModel
+from detector.vectors import VectorPopulation
+
+__all__ = ["VectorEvidence"]
+
+_SCORES_KEPT: Final = 512
+
+
+class _History(msgspec.Struct):
+    """One account's block scores since its evidence began, and what they amount to."""
+
+    start: float
+    events_before: int
+    scores: list[float]
+    first: bool = False  # whether scores[0] is of the first block, which revisions replace
+    evidence: float = -math.inf
+    suspected: bool = False
+    signals: list[tuple[str, float, float, float, float, str]] = []
+    best: float = -math.inf
+
+
+class VectorEvidence:
+    """The accounts of one vector population."""
+
+    def __init__(self, dims: int, model: VectorModel, restart_s: float) -> None:
+        self._model = model
+        self._restart_s = restart_s
+        self.population = VectorPopulation(dims, model)
+        self._histories: dict[str, _History] = {}
+
+    @property
+    def evidence(self) -> list[float]:
+        """Highest evidence of every account with a scored block."""
+        return [h.evidence for h in self._histories.values() if h.scores]
+
+    def take(self, block: Block) -> float | None:
+        """Judge a block: its log-odds, or None when it cannot be said. The evidence moves."""
+        history = self._histories.get(block.account)
+        if history is None:
+            history = _History(block.first_ts, block.events - block.n, [])
+            self._histories[block.account] = history
+        elif block.time >= history.start + self._restart_s:
+            weeks = (block.time - history.start) // self._restart_s
+            history = _History(history.start + weeks * self._restart_s, block.events - block.n, [])
+            self._histories[block.account] = history
+        score = self.population.score(block)
+        if score is not None:
+            if block.index == 0 and history.first:
+                history.scores[0] = score
+            else:
+                history.first = history.first or (block.index == 0 and not history.scores)
+                history.scores.append(score)
+                del history.scores[:-_SCORES_KEPT]
+            events = block.events - history.events_before
+            odds = self._model.account_log_odds(history.scores, events)
+            history.evidence = max(history.evidence, odds)
+            if score > history.best:
+                history.best = score
+                history.signals = self.population.signals(block)
+        return score
+
+    def learn(self, block: Block) -> None:
+        """Take the block of an unsuspected account into the population."""
+        if not self._histories[block.account].suspected:
+            self.population.observe(block)
+
+    def suspect(self, account: str) -> None:
+        """From now on the account says nothing about what customers are like."""
+        history = self._histories[account]
+        if not history.suspected:
+            history.suspected = True
+            self.population.trim([account])
+
+    def of(self, account: str) -> float:
+        """The account's evidence, log-odds; -inf without."""
+        return self._histories[account].evidence
+
+    def signals(self, account: str) -> list[tuple[str, float, float, float, float, str]]:
+        """The strongest signals of its worst block: see `VectorPopulation.signals`."""
+        return self._histories[account].signals
+
+    def export(self) -> dict[str, Any]:
+        """Everything, as builtins."""
+        return {
+            "population": self.population.export(),
+            "histories": {name: msgspec.to_builtins(h) for name, h in self._histories.items()},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take in what `export` gave."""
+        self.population = VectorPopulation.restore(state["population"], self._model)
+        self._histories = {
+            name: msgspec.convert(history, _History) for name, history in state["histories"].items()
+        }
+
+    def start_population(self, state: dict[str, Any]) -> None:
+        """Begin with a baseline's population instead of none."""
+        self.population = VectorPopulation.restore(state, self._model)
