@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from responders.settings import AlertSettings, ApiSettings, PolicySettings, RedisSettings
 
@@ -27,11 +27,23 @@ class _Part(BaseModel):
 
 
 class PopulationRule(_Part):
-    """Requests whose model and endpoint match share the baseline of this name."""
+    """Texts whose model and endpoint match share the baseline of this name.
+
+    Vectors, and requests without an input, share NAME:vector and NAME:metadata.
+    """
 
     name: str
     models: tuple[str, ...] = ("*",)
     endpoints: tuple[str, ...] = ("*",)
+
+    @field_validator("name")
+    @classmethod
+    def _distinct(cls, name: str) -> str:
+        if not name or ":" in name or name == "metadata":
+            raise ValueError(
+                f"{name!r} would mix texts with vectors or with requests without input"
+            )
+        return name
 
 
 class FormatSettings(_Part):
@@ -110,6 +122,7 @@ class ServeSettings(_Part):
     silence_after_s: Seconds = Field(
         1.0, description="s without news from any source after which idle partitions hold no tick"
     )
+    dead_letters_kept: int = Field(10_000, ge=1, description="the newest refused records")
     inbox_max_events: int = Field(
         200_000, ge=1, description="posted events waiting; above it ingest answers 503"
     )

@@ -7,13 +7,16 @@ positions, the state, the decisions and the alerts are always of the same moment
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterable, Sequence
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
 from detector.dead_letters import DeadLetter
 from responders.feedback import Feedback, decode_feedback, encode_feedback
+from responders.stores.base import StoreUnavailable
 from responders.stores.sqlite import SqliteStore
 
 __all__ = ["Journalled", "Ledger", "Posted"]
@@ -54,29 +57,40 @@ class Journalled(msgspec.Struct, frozen=True):
 
 
 class Ledger:
-    """The tables. Reads and writes on a connection that the caller has inside a transaction."""
+    """The tables. Writes happen on the connection of a transaction that the caller has open.
 
-    def __init__(self, store: SqliteStore) -> None:
+    Reads have a connection of their own: they see what is committed, and never wait. They raise
+    StoreUnavailable, as the store's do.
+    """
+
+    def __init__(self, store: SqliteStore, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
         with store.transaction() as db:
             for statement in _SCHEMA.split(";"):
                 if statement.strip():
                     db.execute(statement)
+        self._reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+    def close(self) -> None:
+        """Let go of the reading connection."""
+        self._reader.close()
 
     # The state
 
-    def value(self, db: sqlite3.Connection, name: str) -> bytes | None:
+    def value(self, name: str) -> bytes | None:
         """A named value, None if it was never set."""
-        row = db.execute("SELECT value FROM serve WHERE name = ?", (name,)).fetchone()
-        return None if row is None else bytes(row[0])
+        rows = self._read("SELECT value FROM serve WHERE name = ?", (name,))
+        return bytes(rows[0][0]) if rows else None
 
     def set_value(self, db: sqlite3.Connection, name: str, value: bytes) -> None:
         """Set a named value."""
         db.execute("INSERT OR REPLACE INTO serve VALUES (?, ?)", (name, value))
 
-    def position(self, db: sqlite3.Connection, source: str) -> bytes | None:
-        """Where a source was read to."""
-        row = db.execute("SELECT position FROM positions WHERE source = ?", (source,)).fetchone()
-        return None if row is None else bytes(row[0])
+    def position(self, source: str) -> bytes | None:
+        """Where a source was read to, None if it never was."""
+        rows = self._read("SELECT position FROM positions WHERE source = ?", (source,))
+        return bytes(rows[0][0]) if rows else None
 
     def set_position(self, db: sqlite3.Connection, source: str, position: bytes) -> None:
         """Say where a source was read to."""
@@ -93,17 +107,16 @@ class Ledger:
             (log_format, read_at, len(records), msgspec.msgpack.encode(list(records))),
         )
 
-    def waiting(self, db: sqlite3.Connection) -> int:
+    def waiting(self) -> int:
         """Records in the inbox."""
-        row = db.execute("SELECT coalesce(sum(records), 0) FROM inbox").fetchone()
-        return int(row[0])
+        return int(self._read("SELECT coalesce(sum(records), 0) FROM inbox")[0][0])
 
-    def posted(self, db: sqlite3.Connection, after: int, limit: int = 20) -> list[Posted]:
+    def posted(self, after: int, limit: int = 20) -> list[Posted]:
         """The next posts after a number, in the order in which they came."""
-        rows = db.execute(
+        rows = self._read(
             "SELECT seq, format, read_at, body FROM inbox WHERE seq > ? ORDER BY seq LIMIT ?",
             (after, limit),
-        ).fetchall()
+        )
         return [
             Posted(seq, name, read_at, msgspec.msgpack.decode(body, type=list[bytes]))
             for seq, name, read_at, body in rows
@@ -122,11 +135,11 @@ class Ledger:
             (feedback.id, encode_feedback(feedback)),
         )
 
-    def said(self, db: sqlite3.Connection, after: int) -> list[Journalled]:
+    def said(self, after: int) -> list[Journalled]:
         """Commands after a number that have no tick yet, in order."""
-        rows = db.execute(
+        rows = self._read(
             "SELECT seq, json FROM feedback WHERE tick IS NULL AND seq > ? ORDER BY seq", (after,)
-        ).fetchall()
+        )
         return [Journalled(seq, decode_feedback(bytes(json))) for seq, json in rows]
 
     def journal(self, db: sqlite3.Connection, seq: int, feedback: Feedback) -> None:
@@ -148,7 +161,14 @@ class Ledger:
             "DELETE FROM dead_letters WHERE seq <= (SELECT max(seq) FROM dead_letters) - ?", (kept,)
         )
 
-    def buried(self, db: sqlite3.Connection) -> list[DeadLetter]:
+    def buried(self) -> list[DeadLetter]:
         """Dead letters, oldest first."""
-        rows = db.execute("SELECT json FROM dead_letters ORDER BY seq").fetchall()
+        rows = self._read("SELECT json FROM dead_letters ORDER BY seq")
         return [msgspec.json.decode(json, type=DeadLetter) for (json,) in rows]
+
+    def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        try:
+            with self._lock:
+                return self._reader.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise StoreUnavailable(f"{self._path}: {error}") from error

@@ -1,4 +1,4 @@
-"""What the decisions of a run came to, account by account and campaign by campaign."""
+"""What the decisions of a run came to, account by account."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from responders.decisions import ACTIONS, Action, Decision, is_enforcement
 
-__all__ = ["AccountOutcome", "CampaignOutcome", "Outcomes"]
+__all__ = ["AccountOutcome", "Outcomes"]
 
 
 class AccountOutcome(msgspec.Struct):
@@ -21,21 +21,11 @@ class AccountOutcome(msgspec.Struct):
     campaign: str | None = None
 
 
-class CampaignOutcome(msgspec.Struct):
-    """The decisions about one campaign's members so far."""
-
-    action: Action
-    e_value: float
-    members: set[str]
-    first_enforced_at: float | None = None
-
-
 class Outcomes:
     """Keeps the highest action, the first enforcement and the like; constant space per account."""
 
     def __init__(self) -> None:
         self.accounts: dict[str, AccountOutcome] = {}
-        self.campaigns: dict[str, CampaignOutcome] = {}
         self.enforced: set[str] = set()
         self.decisions = 0
 
@@ -43,40 +33,21 @@ class Outcomes:
         """Take decisions in event time."""
         for decision in decisions:
             self.decisions += 1
-            if decision.action == "clear":
-                continue
-            e_value = decision.evidence.e_value if decision.evidence is not None else 0.0
-            enforces = is_enforcement(decision.action)
-            if decision.scope == "account":
-                self._account(decision, e_value, enforces)
-            if decision.campaign is not None:
-                self._campaign(decision, e_value, enforces)
+            if decision.scope == "account" and decision.action != "clear":
+                self._account(decision)
 
-    def _account(self, decision: Decision, e_value: float, enforces: bool) -> None:
+    def _account(self, decision: Decision) -> None:
+        e_value = decision.evidence.e_value if decision.evidence is not None else 0.0
         outcome = self.accounts.get(decision.value)
         if outcome is None:
             outcome = self.accounts[decision.value] = AccountOutcome(decision.action, e_value)
         outcome.action = _stronger(outcome.action, decision.action)
         outcome.e_value = max(outcome.e_value, e_value)
         outcome.campaign = decision.campaign or outcome.campaign
-        if enforces and outcome.first_enforced_at is None:
+        if is_enforcement(decision.action) and outcome.first_enforced_at is None:
             outcome.first_enforced_at = decision.issued_at
             outcome.events_before_enforcement = decision.n_events
             self.enforced.add(decision.value)
-
-    def _campaign(self, decision: Decision, e_value: float, enforces: bool) -> None:
-        assert decision.campaign is not None  # noqa: S101
-        outcome = self.campaigns.get(decision.campaign)
-        if outcome is None:
-            outcome = self.campaigns[decision.campaign] = CampaignOutcome(
-                decision.action, e_value, set()
-            )
-        outcome.action = _stronger(outcome.action, decision.action)
-        outcome.e_value = max(outcome.e_value, e_value)
-        if decision.scope == "account":
-            outcome.members.add(decision.value)
-        if enforces and outcome.first_enforced_at is None:
-            outcome.first_enforced_at = decision.issued_at
 
 
 def _stronger(one: Action, other: Action) -> Action:

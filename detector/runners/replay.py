@@ -20,23 +20,34 @@ from detector.runners.inputs import Inputs, UnreadableInput
 from detector.runners.labels import Group, Label, tally
 from detector.runners.lines import LineSplitter
 from detector.runners.outcomes import Outcomes
+from responders.decisions import ACTIONS
 from responders.feedback import BadFeedback, Feedback, decode_feedback
 
 if TYPE_CHECKING:
-    from detector.judge import Judgement
+    from detector.campaigns import Campaigns
+    from detector.judge import AccountSummary, Judgement
 
 __all__ = ["Replayed", "Runs", "read_feedback", "replay"]
+
+
+class Judged(Protocol):
+    """What replay asks of the judge at the end."""
+
+    @property
+    def campaigns(self) -> Campaigns: ...
+    def accounts(self) -> Iterator[tuple[str, AccountSummary]]: ...
+    def promise(self) -> dict[str, Any]: ...
 
 
 class Runs(Protocol):
     """What replay needs of `detector.runners.pipeline.Pipeline`."""
 
+    @property
+    def judge(self) -> Judged: ...
     def feed(self, events: Sequence[Event | EndOfInput]) -> Judgement: ...
     def command(self, feedback: Feedback) -> Feedback: ...
     def end(self) -> Judgement: ...
-    def accounts(self) -> Iterable[Any]: ...
-    def campaigns(self) -> Iterable[Any]: ...
-    def promise(self) -> dict[str, Any]: ...
+    def accounts(self) -> Iterator[tuple[str, int, int]]: ...
 
 
 @dataclass
@@ -108,7 +119,7 @@ def replay(
         "decisions": outcomes.decisions,
         "enforced_accounts": len(outcomes.enforced),
         "campaigns": campaigns,
-        "promise": pipeline.promise(),
+        "promise": pipeline.judge.promise(),
     }
     groups: list[Group] = []
     if labels is not None:
@@ -168,50 +179,58 @@ def _events(
 
 
 def _write_accounts(lines: _Lines, pipeline: Runs, outcomes: Outcomes) -> dict[str, int]:
-    """Account to its events, in the order of names."""
-    events: dict[str, int] = {}
-    for standing in sorted(pipeline.accounts(), key=lambda standing: str(standing.account)):
-        events[standing.account] = standing.events
-        outcome = outcomes.accounts.get(standing.account)
+    """Account to its requests, in the order of names."""
+    summaries = dict(pipeline.judge.accounts())
+    campaigns = _campaign_of(pipeline)
+    requests = {name: count for name, count, _ in sorted(pipeline.accounts())}
+    for name, count in requests.items():
+        summary, outcome = summaries.get(name), outcomes.accounts.get(name)
         lines.write(
             [
                 {
-                    "account": standing.account,
-                    "events": standing.events,
-                    "blocks": standing.blocks,
-                    "score": standing.score,
-                    "e_value": max(standing.e_value, outcome.e_value if outcome else 0.0),
+                    "account": name,
+                    "events": count,
+                    "blocks": summary.blocks if summary else 0,
+                    "score": summary.score if summary else None,
+                    "e_value": max(
+                        summary.e_value if summary else 0.0, outcome.e_value if outcome else 0.0
+                    ),
                     "action": outcome.action if outcome else None,
                     "first_enforced_at": outcome.first_enforced_at if outcome else None,
                     "events_before_enforcement": (
                         outcome.events_before_enforcement if outcome else None
                     ),
-                    "campaign": standing.campaign or (outcome.campaign if outcome else None),
+                    "campaign": campaigns.get(name, outcome.campaign if outcome else None),
                 }
             ]
         )
-    return events
+    return requests
 
 
 def _write_campaigns(lines: _Lines, pipeline: Runs, outcomes: Outcomes) -> int:
-    standings = {standing.campaign: standing for standing in pipeline.campaigns()}
-    for name in sorted(standings.keys() | outcomes.campaigns.keys()):
-        standing, outcome = standings.get(name), outcomes.campaigns.get(name)
-        members = set(standing.members) if standing else set()
+    """One line per campaign that stands at the end; a member's decisions count for it."""
+    summaries = dict(pipeline.judge.accounts())
+    for name, members in sorted(pipeline.judge.campaigns.all().items()):
+        found = [outcomes.accounts[member] for member in members if member in outcomes.accounts]
+        enforced = [o.first_enforced_at for o in found if o.first_enforced_at is not None]
+        values = [summaries[member].e_value for member in members if member in summaries]
         lines.write(
             [
                 {
                     "campaign": name,
-                    "members": sorted(members | (outcome.members if outcome else set())),
-                    "e_value": max(
-                        standing.e_value if standing else 0.0, outcome.e_value if outcome else 0.0
-                    ),
-                    "action": outcome.action if outcome else None,
-                    "first_enforced_at": outcome.first_enforced_at if outcome else None,
+                    "members": sorted(members),
+                    "e_value": max([*values, *(o.e_value for o in found)], default=0.0),
+                    "action": max((o.action for o in found), key=ACTIONS.index, default=None),
+                    "first_enforced_at": min(enforced, default=None),
                 }
             ]
         )
     return lines.count
+
+
+def _campaign_of(pipeline: Runs) -> dict[str, str]:
+    campaigns = pipeline.judge.campaigns.all()
+    return {member: name for name, members in campaigns.items() for member in members}
 
 
 class _Lines:

@@ -19,7 +19,10 @@ class Source(Protocol):
     """Polled for lines; calls return at once. `position` belongs to the lines given out so far."""
 
     name: str
-    at_end: bool  # the last poll found nothing more to read
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the last poll found nothing more to read."""
 
     def poll(self) -> list[LineBatch]:
         """The next whole lines; an empty list when there are none now."""
