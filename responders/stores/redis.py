@@ -9,9 +9,10 @@ other, so a decision in shadow ends one that was enforced, and followers are tol
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
@@ -42,6 +43,7 @@ from responders.stores.base import (
 
 __all__ = ["AsyncRedisStore", "RedisLimiter", "RedisStore"]
 
+_log = logging.getLogger(__name__)
 # Decisions per script: some 10 us each, so no other client waits for more than a few ms.
 _CHUNK: Final = 256
 _SCAN: Final = 1000
@@ -177,8 +179,7 @@ class _Commands:
 
     @staticmethod
     def got(texts: Sequence[bytes | None]) -> Decision | None:
-        kept = [decode_decision(text) for text in texts if text is not None]
-        return max(kept, key=lambda d: d.version, default=None)
+        return max(_decoded(texts), key=lambda d: d.version, default=None)
 
     def allow(self, entry: AllowEntry) -> _Command:
         key = self.keys.allow(entry.scope, entry.value)
@@ -220,7 +221,7 @@ class _Commands:
         if of_epoch != _epoch(epoch) or gone or _order(last) > _order(state.last):
             raise CursorTooOld(f"cursor {since}: take a new snapshot")
         given = rows[:limit]
-        decisions = [decode_decision(_field(fields)) for _, fields in given]
+        decisions = _decoded(_field(fields) for _, fields in given)
         cursor = given[-1][0].decode() if given else last
         return Changes(
             cursor=f"{of_epoch}.{cursor}", decisions=decisions, more=len(rows) > len(given)
@@ -515,8 +516,16 @@ def _leftovers(
     return [("UNLINK", *gone[i : i + _SCAN]) for i in range(0, len(gone), _SCAN)]
 
 
-def _decoded(texts: Sequence[bytes | None]) -> list[Decision]:
-    return [decode_decision(text) for text in texts if text is not None]
+def _decoded(texts: Iterable[bytes | None]) -> list[Decision]:
+    """Decisions; what someone wrote there by hand and is none is passed over, and logged."""
+    decisions = []
+    for text in texts:
+        if text is not None:
+            try:
+                decisions.append(decode_decision(text))
+            except msgspec.DecodeError as error:
+                _log.warning("a key holds no decision: %s", error)
+    return decisions
 
 
 def _epoch(text: bytes | None) -> str:

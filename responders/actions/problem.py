@@ -1,0 +1,99 @@
+"""What a refused client is told: RFC 9457 problem documents and RateLimit fields.
+
+Fields and problem types are those of draft-ietf-httpapi-ratelimit-headers-10. A document says what
+the client may do next and nothing of why: no score, signal, threshold or campaign, and a throttled
+client is not told of suspicion.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import msgspec
+
+from responders.actions.throttle import Taken
+
+__all__ = [
+    "ABNORMAL_USAGE",
+    "PROBLEM_JSON",
+    "QUOTA_EXCEEDED",
+    "Refusal",
+    "block",
+    "challenge",
+    "rate_limit",
+    "throttle",
+]
+
+PROBLEM_JSON: Final = "application/problem+json"
+QUOTA_EXCEEDED: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+ABNORMAL_USAGE: Final = "https://iana.org/assignments/http-problem-types#abnormal-usage-detected"
+_POLICY: Final = "requests"
+_SPANS_S: Final = (60, 3600, 86_400)
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A refusal as the client should see it: status, header fields, problem document."""
+
+    status: int
+    headers: dict[str, str]
+    document: dict[str, Any]
+
+    @property
+    def body(self) -> bytes:
+        """The document as JSON."""
+        return msgspec.json.encode(self.document)
+
+
+def throttle(rate_per_min: float, taken: Taken, retry_after: int) -> Refusal:
+    """429: over the quota; come back in `retry_after` seconds."""
+    return Refusal(
+        429,
+        {"Retry-After": str(retry_after), **rate_limit(rate_per_min, taken)},
+        {
+            "type": QUOTA_EXCEEDED,
+            "title": "Request cannot be satisfied as assigned quota has been exceeded",
+            "status": 429,
+            "violated-policies": [_POLICY],
+        },
+    )
+
+
+def challenge(url: str | None) -> Refusal:
+    """401: authenticate again, at `url` if the operator gave one (RFC 9470)."""
+    document: dict[str, Any] = {
+        "type": "about:blank",
+        "title": "Unauthorized",
+        "status": 401,
+        "detail": "Please authenticate again.",
+    }
+    if url is not None:
+        document["authenticate_at"] = url
+    fields = {"WWW-Authenticate": 'Bearer error="insufficient_user_authentication"'}
+    return Refusal(401, fields, document)
+
+
+def block(status: int) -> Refusal:
+    """The operator's status (403): abnormal usage, nothing more."""
+    return Refusal(
+        status,
+        {},
+        {
+            "type": ABNORMAL_USAGE,
+            "title": "Request not satisfied due to detection of abnormal request pattern",
+            "status": status,
+            "violated-policies": [_POLICY],
+        },
+    )
+
+
+def rate_limit(rate_per_min: float, taken: Taken) -> dict[str, str]:
+    """RateLimit-Policy and RateLimit: the quota as whole requests in the shortest exact span."""
+    for span in _SPANS_S:
+        quota = rate_per_min * span / 60.0
+        if quota >= 1 and quota == int(quota):
+            break
+    return {
+        "RateLimit-Policy": f'"{_POLICY}";q={max(1, int(quota))};w={span}',
+        "RateLimit": f'"{_POLICY}";r={taken.remaining};t={math.ceil(taken.reset_s)}',
+    }

@@ -1,0 +1,108 @@
+"""Who calls: from the headers that a gateway sets, or from a payload, to an identity."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from responders.settings import ApiSettings
+
+__all__ = ["Caller", "caller_of_headers", "caller_of_litellm", "header_value", "key_scope"]
+
+_MAX_BYTES: Final = 256
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """A caller as the gateway names it. The account may yet follow from the key's identity.
+
+    `api_key` is `sha256:<hex>`; `path` (without its query) and `model` are None when unknown.
+    """
+
+    api_key: str | None = None
+    account: str | None = None
+    org: str | None = None
+    ip: str | None = None
+    path: str | None = None
+    model: str | None = None
+
+
+def caller_of_headers(
+    headers: Iterable[tuple[bytes, bytes]], settings: ApiSettings, path: str | None
+) -> Caller:
+    """From raw header fields. Only the configured ones count, X-Forwarded-For never does.
+
+    Where a field comes twice, the last counts: a gateway that appends has the last word.
+    """
+    key_name = settings.key_header.lower().encode()
+    account_name = settings.account_header.lower().encode()
+    ip_name = None if settings.ip_header is None else settings.ip_header.lower().encode()
+    api_key = account = ip = None
+    for name, value in headers:
+        lower = name.lower()
+        if lower == key_name:
+            api_key = key_scope(value)
+        elif lower == account_name:
+            account = _text(value)
+        elif lower == ip_name:
+            ip = _address(value)
+    return Caller(api_key=api_key, account=account, ip=ip, path=path)
+
+
+def caller_of_litellm(body: dict[str, Any], settings: ApiSettings) -> Caller:
+    """From LiteLLM's guardrail request: `request_data.user_api_key_*` and `model`."""
+    data = body.get("request_data")
+    data = data if isinstance(data, dict) else {}
+    key_hash = _known(data.get("user_api_key_hash"))
+    api_key = None if key_hash is None else f"sha256:{key_hash}"
+    account = None
+    if settings.litellm_account != "key":
+        account = _known(data.get(f"user_api_key_{settings.litellm_account}_id"))
+    return Caller(
+        api_key=api_key,
+        account=account or api_key,
+        org=_known(data.get("user_api_key_org_id")),
+        model=_known(body.get("model")),
+    )
+
+
+def key_scope(value: bytes) -> str | None:
+    """`sha256:` and the hex of the key, without `Bearer `; None when there is no key.
+
+    >>> key_scope(b"Bearer ") is None
+    True
+    """
+    key = value.strip()
+    if key[:7].lower() == b"bearer " or key.lower() == b"bearer":
+        key = key[7:].strip()
+    return "sha256:" + hashlib.sha256(key).hexdigest() if key else None
+
+
+def header_value(text: str) -> bytes:
+    """A value that may stand in a header field: UTF-8, control characters percent-encoded."""
+    raw = text.encode("utf-8", "surrogateescape")
+    if all(0x20 <= byte != 0x7F for byte in raw):
+        return raw
+    return b"".join(bytes([byte]) if 0x20 <= byte != 0x7F else b"%%%02X" % byte for byte in raw)
+
+
+def _text(value: bytes) -> str | None:
+    if not 1 <= len(value) <= _MAX_BYTES:
+        return None
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _address(value: bytes) -> str | None:
+    try:
+        return str(ipaddress.ip_address(value.decode("ascii", "replace").strip()))
+    except ValueError:
+        return None
+
+
+def _known(value: Any) -> str | None:
+    if not isinstance(value, str) or not 1 <= len(value.encode("utf-8", "replace")) <= _MAX_BYTES:
+        return None
+    return value
