@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from detector.baseline import KindBaseline
 from detector.blocks import SKETCH_DIMS, Block, Identity
-from detector.neighbours import centred, nearest
+from detector.neighbours import centred, nearest, similarities
 from detector.score import TextModels, account_row
 from detector.state import Column, StateMismatch, Table
 from features import NAMES
@@ -365,29 +365,31 @@ class TextEvidence:
         return np.clip(np.rint(self._mean_sketch(row)), -127, 127).astype(np.int8)
 
     def _alike(self, row: int) -> tuple[float, float]:
-        # Mean score and mean running maximum of the 20 unsuspected accounts most alike. Where
-        # there are fewer, usual customers stand in for the maximum: a lone account gets no more
-        # taken off than one among ordinary ones.
+        # Mean score of the 20 accounts most alike, suspected or not; and mean running maximum of the
+        # 20 unsuspected ones. Where there are fewer of those, usual customers stand in: a lone
+        # account gets no more taken off than one among ordinary ones.
         table = self._table
         used = table.rows
-        eligible = table["scored"][:used] & ~table["suspected"][:used]
-        eligible[row] = False
         query = table["centred"][row]
-        rows, cosines = nearest(table["centred"], used, query, NEIGHBOURS, eligible)
-        tops = table["top"][rows]
-        means = table["mean"][rows] / _SCORE_STEP
-        if len(self._clean_tops):
-            every = np.ones(len(self._clean_tops), np.bool_)
-            more, more_cosines = nearest(self._clean_centred, len(every), query, NEIGHBOURS, every)
-            order = np.argsort(-np.concatenate([cosines, more_cosines]), kind="stable")
-            order = order[:NEIGHBOURS]
-            tops = np.concatenate([tops, self._clean_tops[more]])[order]
-            means = np.concatenate([means, self._clean_means[more]])[order]
-        if not len(tops):
+        tops, means = table["top"][:used], table["mean"][:used] / _SCORE_STEP
+        dots = similarities(table["centred"], used, query)
+        scored = table["scored"][:used].copy()
+        scored[row] = False
+        unsuspected = scored & ~table["suspected"][:used]
+        clean = len(self._clean_tops)
+        if clean:
+            known = np.ones(clean, np.bool_)
+            dots = np.concatenate([dots, similarities(self._clean_centred, clean, query)])
+            tops = np.concatenate([tops, self._clean_tops])
+            means = np.concatenate([means, self._clean_means])
+            scored, unsuspected = np.append(scored, known), np.append(unsuspected, known)
+        alike, _ = nearest(dots, NEIGHBOURS, scored)
+        if not len(alike):
             return math.nan, self.models.usual
-        missing = NEIGHBOURS - len(tops)
-        sketch_top = (float(np.sum(tops)) + missing * self.models.usual) / NEIGHBOURS
-        return float(np.sum(means)) / len(means), sketch_top
+        customers, _ = nearest(dots, NEIGHBOURS, unsuspected)
+        missing = NEIGHBOURS - len(customers)
+        sketch_top = (float(np.sum(tops[customers])) + missing * self.models.usual) / NEIGHBOURS
+        return float(np.sum(means[alike])) / len(alike), sketch_top
 
     def _recentre(self, time: float) -> None:
         grown = self._table.rows >= 1.25 * self._centred_rows + 16

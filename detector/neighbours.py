@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["centred", "nearest"]
+__all__ = ["centred", "nearest", "similarities"]
 
 
 @njit(cache=True)
@@ -32,21 +32,24 @@ def centred(mean: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[n
     return scaled
 
 
+def similarities(
+    sketches: NDArray[np.int8], rows: int, query: NDArray[np.int8]
+) -> NDArray[np.int32]:
+    """Dot products of the first `rows` sketches with the query: cosines times 127²."""
+    dots = np.empty(rows, np.int32)
+    _dots(sketches, rows, query, dots)
+    return dots
+
+
 def nearest(
-    sketches: NDArray[np.int8],
-    rows: int,
-    query: NDArray[np.int8],
-    count: int,
-    eligible: NDArray[np.bool_],
+    dots: NDArray[np.int32], count: int, eligible: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The `count` eligible rows with the highest cosine to the query; ties go to the lower row.
+    """The `count` eligible rows with the highest similarity; ties go to the lower row.
 
     Returns:
         Row numbers and cosines, the nearest first; fewer than `count` when fewer are eligible.
     """
-    dots = np.empty(rows, np.int32)
-    _dots(sketches, rows, query, dots)
-    candidates = np.flatnonzero(eligible[:rows])
+    candidates = np.flatnonzero(eligible)
     values = dots[candidates]
     if len(candidates) > count:
         bar = np.partition(values, len(values) - count)[len(values) - count]
