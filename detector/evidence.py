@@ -365,9 +365,9 @@ class TextEvidence:
         return np.clip(np.rint(self._mean_sketch(row)), -127, 127).astype(np.int8)
 
     def _alike(self, row: int) -> tuple[float, float]:
-        # Mean score of the 20 accounts most alike, suspected or not; and mean running maximum of the
-        # 20 unsuspected ones. Where there are fewer of those, usual customers stand in: a lone
-        # account gets no more taken off than one among ordinary ones.
+        # Mean score of the 20 accounts most alike, suspected or not; and mean running maximum of
+        # the 20 unsuspected ones. Where there are fewer of those, usual customers stand in: a
+        # lone account gets no more taken off than one among ordinary ones.
         table = self._table
         used = table.rows
         query = table["centred"][row]
