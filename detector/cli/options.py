@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
@@ -23,6 +23,8 @@ __all__ = [
     "fail",
     "failing_clearly",
     "load_settings",
+    "plain",
+    "print_table",
 ]
 
 FAILED: Final = 1  # an input could not be read, a service failed
@@ -50,7 +52,7 @@ def examples(*lines: str) -> str:
 
 def fail(text: str, code: int = FAILED) -> NoReturn:
     """One line on stderr, and out."""
-    sys.stderr.write(f"velvetrope: {text}\n")
+    sys.stderr.write(f"velvetrope: {plain(text)}\n")
     raise typer.Exit(code)
 
 
@@ -64,6 +66,25 @@ def load_settings(config: Path | None, arguments: Mapping[str, object] | None = 
         for line in error.lines:
             sys.stderr.write(f"velvetrope: {line}\n")
         raise typer.Exit(USAGE) from None
+
+
+def plain(text: str) -> str:
+    """The text with control characters made visible: names in a log are not the operator's."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, to_stderr: bool = False
+) -> None:
+    """A table without frames; cells are text as it is, never markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    Console(stderr=to_stderr).print(table)
 
 
 @contextmanager

@@ -149,6 +149,11 @@ class Ledger:
             (encode_feedback(feedback), feedback.tick, seq),
         )
 
+    def is_journalled(self, feedback_id: str) -> bool:
+        """Whether a command has its tick."""
+        rows = self._read("SELECT tick FROM feedback WHERE id = ?", (feedback_id,))
+        return bool(rows) and rows[0][0] is not None
+
     # Dead letters
 
     def bury(self, db: sqlite3.Connection, letters: Iterable[DeadLetter], kept: int) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from detector.campaigns import Campaigns
     from detector.judge import AccountSummary, Judgement
 
-__all__ = ["Replayed", "Runs", "read_feedback", "replay"]
+__all__ = ["Replayed", "Runs", "read_events", "read_feedback", "replay"]
 
 
 class Judged(Protocol):
@@ -98,7 +98,7 @@ def replay(
         for command in sorted(feedback, key=lambda f: f.at if f.at is not None else 0.0):
             pipeline.command(command)
         try:
-            for events in _events(inputs, log_format, read_at, letters, progress):
+            for events in read_events(inputs, log_format, read_at, letters.add, progress):
                 take(pipeline.feed(events))
         except UnreadableInput as error:
             unreadable = str(error)
@@ -151,16 +151,18 @@ def read_feedback(file: Path) -> list[Feedback]:
     return commands
 
 
-def _events(
+def read_events(
     inputs: Inputs,
     log_format: Format,
     read_at: float,
-    letters: _Lines,
+    refuse: Callable[[DeadLetter], None],
     progress: Callable[[int], None],
 ) -> Iterator[list[Event | EndOfInput]]:
-    def refuse(letter: DeadLetter) -> None:
-        letters.write([letter])
+    """The events of all inputs, in batches; what cannot be decoded is given to `refuse`.
 
+    Raises:
+        UnreadableInput: an input's bytes end in an error.
+    """
     # Events live for one batch and hold no cycles: the collector would only walk the state.
     collecting = gc.isenabled()
     gc.disable()
@@ -240,6 +242,9 @@ class _Lines:
         self.count = 0
         self._file = file
         self._encoder = msgspec.json.Encoder()
+
+    def add(self, item: Any) -> None:
+        self.write((item,))
 
     def write(self, items: Sequence[Any]) -> None:
         self.count += len(items)

@@ -124,7 +124,12 @@ class Service:
             stack.callback(store.close)
             ledger = Ledger(store, path)
             stack.callback(ledger.close)
-            store.init_mode(settings.policy.mode)
+            mode = store.init_mode(settings.policy.mode)
+            if mode != settings.policy.mode:
+                _log.warning(
+                    "the mode is %s, as it was set on this state; `velvetrope mode` changes it",
+                    mode,
+                )
             pipeline = self._restored(store, ledger)
             sources = [*self._sources]
             for file in self._files:

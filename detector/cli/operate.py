@@ -1,0 +1,491 @@
+"""Commands for a running deployment: explain, decisions, allow, mode."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from detector.cli.deployment import (
+    KafkaOption,
+    RedisOption,
+    StateOption,
+    deployment,
+    feedback_id,
+    seconds,
+    whoami,
+)
+from detector.cli.options import (
+    USAGE,
+    ConfigOption,
+    JsonOption,
+    examples,
+    fail,
+    plain,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from responders.decisions import Decision
+    from responders.feedback import Feedback, RunMode
+
+__all__ = ["register"]
+
+_decisions = typer.Typer(help="Decisions: list, show, clear.", no_args_is_help=True)
+_allow = typer.Typer(help="Who is never decided against.", no_args_is_help=True)
+_mode = typer.Typer(help="Enforce, shadow, or off (the kill switch).", no_args_is_help=True)
+
+ScopeOption = Annotated[
+    str,
+    typer.Option("--scope", metavar="SCOPE", help="account, api_key, ip, cidr or org."),
+]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="For the record.")]
+ByOption = Annotated[
+    str | None,
+    typer.Option("--by", metavar="NAME", help="Who says so; the login name if not given."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command(
+        epilog=examples(
+            "velvetrope explain acct-1",
+            "velvetrope explain acct-1 --state /var/lib/velvetrope/velvetrope.db",
+            "velvetrope explain acct-1 --replay out --json",
+            "velvetrope explain acct-1 --redis redis://10.0.0.5:6379/0 --kafka 10.0.0.6:9092",
+        )
+    )(explain)
+    app.add_typer(_decisions, name="decisions")
+    app.add_typer(_allow, name="allow")
+    app.add_typer(_mode, name="mode")
+
+
+def explain(
+    account: str,
+    scope: ScopeOption = "account",
+    replay: Annotated[
+        Path | None,
+        typer.Option("--replay", metavar="DIR", help="Read a replay's results instead."),
+    ] = None,
+    state: StateOption = None,
+    redis: RedisOption = None,
+    kafka: KafkaOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why an account was decided against: the last decision, its evidence, its history."""
+    value = _canonical(scope, account)
+    if replay is not None:
+        history = _replayed(replay, scope, value)
+        mode: str | None = None
+    else:
+        with deployment(config, state, redis, kafka) as running:
+            history = running.history(scope, value)
+            mode = running.store.mode()
+    if as_json:
+        for decision in history:
+            _write_json(decision)
+        return
+    if not history:
+        typer.echo(plain(f"No decision was ever made about {scope} {value}."))
+        return
+    _print_explanation(history, mode)
+
+
+@_decisions.command(
+    "list",
+    epilog=examples(
+        "velvetrope decisions list",
+        "velvetrope decisions list --all --json | jq -r .value",
+    ),
+)
+def list_decisions(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those that have ended, as far as they are kept.")
+    ] = False,
+    state: StateOption = None,
+    redis: RedisOption = None,
+    kafka: KafkaOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what is in force, the strongest first."""
+    from responders.decisions import ACTIONS
+
+    with deployment(config, state, redis, kafka) as running:
+        found = running.store.live(float("-inf") if everything else time.time())
+        mode = running.store.mode()
+    found.sort(key=lambda d: (-ACTIONS.index(d.action), -d.level, d.scope, d.value))
+    if as_json:
+        for decision in found:
+            _write_json(decision)
+        return
+    if not found:
+        typer.echo(f"No decision is in force (mode {mode}).")
+        return
+    print_table(
+        ("scope", "value", "action", "mode", "campaign", "since", "until", "why"),
+        [
+            (
+                decision.scope,
+                decision.value,
+                _action(decision),
+                decision.mode,
+                decision.campaign or "",
+                _moment(decision.issued_at),
+                _moment(decision.expires_at),
+                decision.reason.text,
+            )
+            for decision in found
+        ],
+    )
+    typer.echo(f"{len(found)} decisions, mode {mode}")
+
+
+@_decisions.command(
+    epilog=examples(
+        "velvetrope decisions show acct-1",
+        "velvetrope decisions show 203.0.113.0/24 --scope cidr --json",
+    )
+)
+def show(
+    value: str,
+    scope: ScopeOption = "account",
+    state: StateOption = None,
+    redis: RedisOption = None,
+    kafka: KafkaOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the decision that is kept about one account, key, address or organisation."""
+    value = _canonical(scope, value)
+    with deployment(config, state, redis, kafka) as running:
+        decision = running.store.get(scope, value)
+    if decision is None:
+        fail(f"no decision is kept about {scope} {value}")
+    if as_json:
+        _write_json(decision)
+        return
+    for name, shown in _fields(decision):
+        typer.echo(f"{name:<12}{plain(shown)}")
+
+
+@_decisions.command(
+    epilog=examples(
+        'velvetrope decisions clear acct-1 --reason "known research partner"',
+        'velvetrope decisions clear acct-1 --reason "false alarm" --grace 30d',
+    )
+)
+def clear(
+    value: str,
+    reason: ReasonOption,
+    scope: ScopeOption = "account",
+    grace: Annotated[
+        str | None,
+        typer.Option("--grace", metavar="TIME", help="Left in peace for, such as 7d."),
+    ] = None,
+    by: ByOption = None,
+    state: StateOption = None,
+    redis: RedisOption = None,
+    kafka: KafkaOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """End a decision that was wrong, and leave the account in peace for a while."""
+    from responders.feedback import Clear
+
+    command = Clear(
+        id=feedback_id(),
+        by=by or whoami(),
+        scope=_scope(scope),
+        value=_canonical(scope, value),
+        reason=reason,
+        grace_s=None if grace is None else seconds(grace),
+    )
+    with deployment(config, state, redis, kafka) as running:
+        typer.echo(_tell(running, command, f"{scope} {command.value} is cleared."))
+
+
+@_allow.command(
+    epilog=examples(
+        'velvetrope allow add acct-1 --reason "load test, ticket 512" --for 7d',
+        'velvetrope allow add 203.0.113.0/24 --scope cidr --reason "our own monitors"',
+    )
+)
+def add(
+    value: str,
+    reason: ReasonOption,
+    scope: ScopeOption = "account",
+    lasting: Annotated[
+        str | None,
+        typer.Option("--for", metavar="TIME", help="Such as 12h or 7d; for good if not given."),
+    ] = None,
+    by: ByOption = None,
+    state: StateOption = None,
+    redis: RedisOption = None,
+    kafka: KafkaOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Allow an account, key, address, network or organisation, whatever the evidence."""
+    from responders.feedback import Allow
+
+    command = Allow(
+        id=feedback_id(),
+        by=by or whoami(),
+        scope=_scope(scope),
+        value=_canonical(scope, value),
+        reason=reason,
+        expires_at=None if lasting is None else time.time() + seconds(lasting),
+    )
+    with deployment(config, state, redis, kafka) as running:
+        typer.echo(_tell(running, command, f"{scope} {command.value} is allowed."))
+
+
+@_allow.command(epilog=examples("velvetrope allow remove acct-1"))
+def remove(
+    value: str,
+    scope: ScopeOption = "account",
+    by: ByOption = None,
+    state: StateOption = None,
+    redis: RedisOption = None,
+    kafka: KafkaOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Take an entry off the allowlist."""
+    from responders.feedback import Disallow
+
+    value = _canonical(scope, value)
+    command = Disallow(id=feedback_id(), by=by or whoami(), scope=_scope(scope), value=value)
+    with deployment(config, state, redis, kafka) as running:
+        entries = running.store.allowed(time.time())
+        if not any((entry.scope, entry.value) == (scope, value) for entry in entries):
+            fail(f"{scope} {value} is not on the allowlist")
+        typer.echo(_tell(running, command, f"{scope} {value} is off the allowlist."))
+
+
+@_allow.command("list", epilog=examples("velvetrope allow list", "velvetrope allow list --json"))
+def list_allowed(
+    state: StateOption = None,
+    redis: RedisOption = None,
+    kafka: KafkaOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the allowlist."""
+    with deployment(config, state, redis, kafka) as running:
+        entries = running.store.allowed(time.time())
+    if as_json:
+        for entry in entries:
+            _write_json(entry)
+        return
+    if not entries:
+        typer.echo("Nobody is on the allowlist.")
+        return
+    print_table(
+        ("scope", "value", "until", "by", "reason"),
+        [
+            (
+                entry.scope,
+                entry.value,
+                "for good" if entry.expires_at is None else _moment(entry.expires_at),
+                entry.by,
+                entry.reason,
+            )
+            for entry in entries
+        ],
+    )
+
+
+@_allow.command(
+    epilog=examples(
+        "velvetrope allow check acct-1", "velvetrope allow check 203.0.113.9 --scope ip"
+    )
+)
+def check(
+    value: str,
+    scope: ScopeOption = "account",
+    state: StateOption = None,
+    redis: RedisOption = None,
+    kafka: KafkaOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Say whether somebody is allowed, and by which entry; exit code 1 when not."""
+    value = _canonical(scope, value)
+    with deployment(config, state, redis, kafka) as running:
+        entry = running.store.allows({scope: value}, time.time())
+    if entry is None:
+        fail(f"no entry allows {scope} {value}")
+    until = "for good" if entry.expires_at is None else f"until {_moment(entry.expires_at)}"
+    typer.echo(
+        f"{scope} {value} is allowed by {entry.scope} {entry.value}, {until}: {entry.reason}"
+    )
+
+
+@_mode.command("show", epilog=examples("velvetrope mode show"))
+def show_mode(
+    state: StateOption = None,
+    redis: RedisOption = None,
+    kafka: KafkaOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Say which mode is in force."""
+    with deployment(config, state, redis, kafka) as running:
+        typer.echo(running.store.mode())
+
+
+@_mode.command(epilog=examples("velvetrope mode enforce"))
+def enforce(
+    by: ByOption = None,
+    state: StateOption = None,
+    redis: RedisOption = None,
+    kafka: KafkaOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Let gateways enforce decisions from now on."""
+    _set_mode("enforce", by, state, redis, kafka, config)
+
+
+@_mode.command(epilog=examples("velvetrope mode shadow"))
+def shadow(
+    by: ByOption = None,
+    state: StateOption = None,
+    redis: RedisOption = None,
+    kafka: KafkaOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Go on deciding and telling, and let every request pass."""
+    _set_mode("shadow", by, state, redis, kafka, config)
+
+
+@_mode.command(epilog=examples("velvetrope mode off"))
+def off(
+    by: ByOption = None,
+    state: StateOption = None,
+    redis: RedisOption = None,
+    kafka: KafkaOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """The kill switch: every gateway lets everything pass, within a second."""
+    _set_mode("off", by, state, redis, kafka, config)
+
+
+def _set_mode(
+    mode: RunMode,
+    by: str | None,
+    state: Path | None,
+    redis: str | None,
+    kafka: str | None,
+    config: Path | None,
+) -> None:
+    from responders.feedback import SetMode
+
+    command = SetMode(id=feedback_id(), by=by or whoami(), mode=mode)
+    with deployment(config, state, redis, kafka) as running:
+        typer.echo(_tell(running, command, f"The mode is {mode}."))
+
+
+def _tell(running: Any, command: Feedback, done: str) -> str:
+    became = running.tell(command)
+    return plain(done if became == "In force." else f"{done} {became}")
+
+
+def _canonical(scope: str, value: str) -> str:
+    from responders.allowlist import BadEntry, canonical_value
+
+    try:
+        return canonical_value(scope, value)
+    except BadEntry as error:
+        fail(str(error), USAGE)
+
+
+def _scope(scope: str) -> Any:
+    return scope  # `_canonical` has refused what is none
+
+
+def _replayed(folder: Path, scope: str, value: str) -> list[Decision]:
+    from responders.stores.base import decode_decision
+
+    try:
+        with (folder / "decisions.jsonl").open("rb") as lines:
+            decisions = [decode_decision(line) for line in lines]
+    except OSError as error:
+        fail(f"{folder / 'decisions.jsonl'}: {error.strerror}")
+    except ValueError as error:
+        fail(f"{folder / 'decisions.jsonl'}: {error}")
+    return [d for d in decisions if (d.scope, d.value) == (scope, value)]
+
+
+def _print_explanation(history: list[Decision], mode: str | None) -> None:
+    last = history[-1]
+    for name, shown in _fields(last):
+        typer.echo(f"{name:<12}{plain(shown)}")
+    if mode is not None:
+        typer.echo(f"{'deployment':<12}mode {mode}")
+    evidence = next((d.evidence for d in reversed(history) if d.evidence is not None), None)
+    if evidence is not None:
+        typer.echo(
+            f"{'evidence':<12}e-value {evidence.e_value:,.1f}: among customers a bet against "
+            "them wins this much with a probability of at most 1 in as many"
+        )
+        if evidence.signals:
+            typer.echo()
+            print_table(
+                ("signal", "here", "customers", "share", "what it means"),
+                [
+                    (
+                        signal.name,
+                        f"{signal.value:.4g}",
+                        f"{signal.typical[0]:.4g} to {signal.typical[1]:.4g}",
+                        f"{signal.weight:.0%}",
+                        signal.text,
+                    )
+                    for signal in sorted(evidence.signals, key=lambda s: -abs(s.weight))
+                ],
+            )
+    typer.echo()
+    print_table(
+        ("decided at", "what", "mode", "until", "requests", "why"),
+        [
+            (
+                _moment(decision.issued_at),
+                _action(decision),
+                decision.mode,
+                _moment(decision.expires_at),
+                str(decision.n_events),
+                decision.reason.text,
+            )
+            for decision in history[-20:]
+        ],
+    )
+
+
+def _fields(decision: Decision) -> list[tuple[str, str]]:
+    technique = f" (MITRE ATLAS {decision.reason.technique})" if decision.reason.technique else ""
+    return [
+        (decision.scope, decision.value),
+        ("decision", f"{_action(decision)}, {decision.mode}"),
+        ("why", decision.reason.text + technique),
+        ("campaign", decision.campaign or "none"),
+        ("since", f"{_moment(decision.issued_at)}, after {decision.n_events} requests"),
+        ("until", _moment(decision.expires_at)),
+        ("id", f"{decision.id}, version {decision.version}"),
+        ("measured by", f"{decision.scorer or '-'}, baseline {decision.baseline or '-'}"),
+    ]
+
+
+def _action(decision: Decision) -> str:
+    return f"throttle {decision.level}" if decision.action == "throttle" else decision.action
+
+
+def _moment(seconds_: float) -> str:
+    return datetime.fromtimestamp(seconds_, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _write_json(item: Any) -> None:
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(item).decode() + "\n")
