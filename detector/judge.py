@@ -27,7 +27,8 @@ from detector.state import StateMismatch, pack, unpack
 from detector.vector_evidence import VectorEvidence
 from detector.vector_model import VectorModel
 from features import NAMES, TEXTS
-from responders.alerts.ocsf import Alert, Findings
+from responders.alerts.findings import Findings
+from responders.alerts.ocsf import Alert
 from responders.decisions import Decision, Reason, Signal
 from responders.feedback import Feedback, with_tick
 from responders.policy import Policy, Verdict

@@ -1,156 +1,212 @@
 """From decisions to findings: which alert is opened, updated or closed. Pure, in event time.
 
 A finding is a campaign's, or an account's that is in none. It opens with the first decision that
-enforces, is updated when an account joins it or a decision in it grows stronger, and closes when no
-decision in it is left.
+enforces (in shadow: would enforce), is updated when the response grows stronger, when the mode
+changes and each time its members double, and closes when no decision in it is left. A tick says
+one thing of a finding at most, unless it also closes it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
-from responders.alerts.ocsf import Alert, detection_finding
+from responders.alerts.ocsf import Activity, Alert, detection_finding
 from responders.decisions import ACTIONS, Decision, is_enforcement
 
 __all__ = ["Findings"]
 
-_MEMBERS_NAMED: Final = 100  # accounts named in one finding; it always says how many there are
+
+class _Open(msgspec.Struct, kw_only=True):
+    """An open finding: since when, its strongest decision, who is in it."""
+
+    created_at: float
+    strongest: Decision
+    version: int  # the highest of its decisions
+    members: dict[tuple[str, str], None]
+    announced: int  # members when it was last said
 
 
-class _Finding(msgspec.Struct):
-    """One finding: the live decisions in it, by (scope, value)."""
-
+class _Exported(msgspec.Struct, kw_only=True):
     uid: str
-    opened_at: float
+    created_at: float
+    strongest: Decision
     version: int
-    campaign: str | None
-    strength: tuple[int, int]  # position of the strongest action so far, and its level
-    live: dict[str, Decision]  # "scope:value" → decision
-    members: dict[str, float]  # "scope:value" → when it was first enforced
-    open: bool = True
+    members: list[tuple[str, str]]
+    announced: int
 
 
 class Findings:
-    """Open findings of a deployment. `key` makes their ids."""
+    """What is open. One for a deployment, fed by the judge in event-time order.
+
+    `key` is the HMAC key of uids and alerts' ids.
+    """
 
     def __init__(self, key: bytes) -> None:
         self._key = key
-        self._findings: dict[str, _Finding] = {}
-        self._of: dict[str, str] = {}  # "scope:value" → the finding its live decision is in
+        self._open: dict[str, _Open] = {}
+        self._of: dict[tuple[str, str], str] = {}  # (scope, value) → uid
+
+    def __len__(self) -> int:
+        return len(self._open)
 
     def decided(self, decisions: Sequence[Decision], now: float) -> list[Alert]:
-        """Alerts of a tick's decisions: one a finding at most."""
-        changed: dict[str, bool] = {}  # uid → whether somebody reading it learns something new
+        """Alerts for the decisions of the tick that ends at `now`."""
+        alerts: list[Alert] = []
+        news: dict[str, tuple[Activity, Decision]] = {}  # by uid, to be said at the end
         for decision in decisions:
-            name = f"{decision.scope}:{decision.value}"
+            key = (decision.scope, decision.value)
             if decision.action == "clear":
-                uid = self._of.pop(name, None)
-                if uid is not None:
-                    self._findings[uid].live.pop(name, None)
-                    changed.setdefault(uid, False)
+                self._leave(key, now, decision.reason.text, decision, news, alerts)
             elif is_enforcement(decision.action):
-                uid, new = self._take(name, decision, now)
-                changed[uid] = changed.get(uid, False) or new
+                self._join(key, decision, now, news, alerts)
+        for uid, (activity, decision) in news.items():
+            alerts.append(self._alert(uid, self._open[uid], activity, decision, now, decision.id))
+        return alerts
+
+    def ended(self, keys: Iterable[tuple[str, str]], now: float) -> list[Alert]:
+        """Alerts for (scope, value) whose decision expired without another."""
+        alerts: list[Alert] = []
+        for key in keys:
+            self._leave(key, now, "expired", None, {}, alerts)
+        return alerts
+
+    def export(self) -> list[Any]:
+        """Builtins for a checkpoint."""
         return [
-            alert
-            for uid, new in changed.items()
-            if (alert := self._alert(self._findings[uid], new, now)) is not None
+            msgspec.to_builtins(
+                _Exported(
+                    uid=uid,
+                    created_at=finding.created_at,
+                    strongest=finding.strongest,
+                    version=finding.version,
+                    members=list(finding.members),
+                    announced=finding.announced,
+                )
+            )
+            for uid, finding in sorted(self._open.items())
         ]
 
-    def ended(self, gone: Sequence[tuple[str, str]], now: float) -> list[Alert]:
-        """Alerts of decisions that expired, by (scope, value)."""
-        changed = []
-        for scope, value in gone:
-            uid = self._of.pop(f"{scope}:{value}", None)
-            if uid is not None:
-                self._findings[uid].live.pop(f"{scope}:{value}", None)
-                if uid not in changed:
-                    changed.append(uid)
-        return [
-            alert
-            for uid in changed
-            if (alert := self._alert(self._findings[uid], False, now)) is not None
-        ]
+    def restore(self, exported: Sequence[Any]) -> None:
+        """Take the place of what `export` gave."""
+        self._open = {}
+        self._of = {}
+        for kept in msgspec.convert(exported, list[_Exported]):
+            self._open[kept.uid] = _Open(
+                created_at=kept.created_at,
+                strongest=kept.strongest,
+                version=kept.version,
+                members=dict.fromkeys(kept.members),
+                announced=kept.announced,
+            )
+            self._of.update(dict.fromkeys(kept.members, kept.uid))
 
-    def export(self) -> dict[str, Any]:
-        """Everything, as builtins."""
-        return {
-            "findings": [msgspec.to_builtins(f) for f in self._findings.values()],
-            "of": dict(self._of),
-        }
+    def _join(
+        self,
+        key: tuple[str, str],
+        decision: Decision,
+        now: float,
+        news: dict[str, tuple[Activity, Decision]],
+        alerts: list[Alert],
+    ) -> None:
+        """An enforced decision puts its (scope, value) into a finding, perhaps out of another."""
+        about = ("campaign", decision.campaign) if decision.campaign else key
+        uid = self._hmac("f-", "finding", *about)
+        if self._of.get(key, uid) != uid:
+            self._leave(key, now, "became part of a campaign", decision, news, alerts)
+        self._of[key] = uid
+        finding = self._open.get(uid)
+        if finding is None:
+            self._open[uid] = _Open(
+                created_at=now,
+                strongest=_kept(decision),
+                version=decision.version,
+                members={key: None},
+                announced=1,
+            )
+            news[uid] = ("create", decision)
+            return
+        finding.version = max(finding.version, decision.version)
+        finding.members[key] = None
+        stronger = _strength(decision) > _strength(finding.strongest)
+        switched = decision.mode != finding.strongest.mode
+        if stronger or switched:
+            finding.strongest = _kept(decision)
+        elif len(finding.members) < 2 * finding.announced:
+            return
+        news[uid] = (news[uid][0] if uid in news else "update", decision)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take in what `export` gave."""
-        findings = [msgspec.convert(raw, _Finding) for raw in state["findings"]]
-        self._findings = {finding.uid: finding for finding in findings}
-        self._of = dict(state["of"])
+    def _leave(
+        self,
+        key: tuple[str, str],
+        now: float,
+        why: str,
+        decision: Decision | None,
+        news: dict[str, tuple[Activity, Decision]],
+        alerts: list[Alert],
+    ) -> None:
+        """One member leaves; with the last one the finding closes."""
+        uid = self._of.pop(key, None)
+        if uid is None:
+            return
+        finding = self._open[uid]
+        if decision is not None:
+            finding.version = max(finding.version, decision.version)
+        if len(finding.members) > 1:
+            del finding.members[key]
+            return
+        # The last member stays in it, to be named in the closing document.
+        if uid in news:
+            activity, caused_by = news.pop(uid)
+            alerts.append(self._alert(uid, finding, activity, caused_by, now, caused_by.id))
+        del self._open[uid]
+        cause = f"{why}\x1f{now!r}" if decision is None else decision.id
+        alerts.append(self._alert(uid, finding, "close", finding.strongest, now, cause, why))
 
-    def _take(self, name: str, decision: Decision, now: float) -> tuple[str, bool]:
-        """Put a decision into its finding: the finding's uid, and whether that is news."""
-        uid = self._uid(decision.campaign or name)
-        before = self._of.get(name)
-        if before is not None and before != uid:
-            # The account turned out to be part of a campaign: it moves there.
-            self._findings[before].live.pop(name, None)
-        finding = self._findings.get(uid)
-        strength = (ACTIONS.index(decision.action), decision.level)
-        if finding is None or not finding.open:
-            version = 0 if finding is None else finding.version
-            finding = _Finding(uid, now, version, decision.campaign, strength, {}, {})
-            self._findings[uid] = finding
-            new = True
-        else:
-            new = strength > finding.strength or name not in finding.members
-        finding.strength = max(finding.strength, strength)
-        finding.live[name] = decision
-        finding.members.setdefault(name, now)
-        self._of[name] = uid
-        return uid, new
-
-    def _alert(self, finding: _Finding, new: bool, now: float) -> Alert | None:
-        activity: Literal["create", "update", "close"]
-        if not finding.live:
-            if not finding.open:
-                return None
-            finding.open = False
-            activity = "close"
-        elif finding.members and min(finding.members.values()) == now and now == finding.opened_at:
-            activity = "create"
-        elif new:
-            activity = "update"
-        else:
-            return None
-        finding.version += 1
-        last = max(finding.live.values(), key=lambda d: d.version, default=None)
-        alert = Alert(
-            id=f"{finding.uid}-{finding.version}",
-            uid=finding.uid,
+    def _alert(
+        self,
+        uid: str,
+        finding: _Open,
+        activity: Activity,
+        newest: Decision,
+        now: float,
+        cause: str,
+        why: str = "",
+    ) -> Alert:
+        alert_id = self._hmac("a-", uid, activity, cause)
+        finding.announced = max(finding.announced, len(finding.members))
+        return Alert(
+            id=alert_id,
+            uid=uid,
             version=finding.version,
             activity=activity,
             time=now,
             finding=detection_finding(
-                uid=finding.uid,
+                alert_id=alert_id,
+                uid=uid,
                 activity=activity,
-                time=now,
-                first_seen=finding.opened_at,
-                campaign=finding.campaign,
-                members=sorted(finding.members)[:_MEMBERS_NAMED],
-                member_count=len(finding.members),
-                live_count=len(finding.live),
-                strongest=(ACTIONS[finding.strength[0]], finding.strength[1]),
-                decision=last,
+                now=now,
+                created_at=finding.created_at,
+                strongest=finding.strongest,
+                newest=newest,
+                members=list(finding.members),
+                why=why,
             ),
         )
-        if activity == "close":
-            # A finding reopens under the same uid, so its version must go on: only its weight goes.
-            finding.members = {}
-        return alert
 
-    def _uid(self, what: str) -> str:
-        digest = hmac.new(self._key, b"finding\x1f" + what.encode(), hashlib.sha256)
-        return f"f-{digest.hexdigest()[:32]}"
+    def _hmac(self, prefix: str, *parts: str) -> str:
+        text = "\x1f".join(parts).encode("utf-8", "surrogatepass")
+        return prefix + hmac.new(self._key, text, hashlib.sha256).hexdigest()[:32]
+
+
+def _strength(decision: Decision) -> tuple[int, int]:
+    return ACTIONS.index(decision.action), decision.level
+
+
+def _kept(decision: Decision) -> Decision:
+    """What an open finding remembers of a decision."""
+    return msgspec.structs.replace(decision, evidence=None, params={})

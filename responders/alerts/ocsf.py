@@ -2,126 +2,193 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import metadata
 from typing import Any, Final, Literal
 
 import msgspec
 
 from responders.decisions import Decision
 
-__all__ = ["OCSF_VERSION", "Alert", "detection_finding"]
+__all__ = ["Activity", "Alert", "detection_finding"]
 
-OCSF_VERSION: Final = "1.5.0"
+Activity = Literal["create", "update", "close"]
+
+_OCSF: Final = "1.4.0"
+_CLASS: Final = 2004
+_ACTIVITY: Final[dict[str, int]] = {"create": 1, "update": 2, "close": 3}
+_STATUS: Final[dict[str, tuple[int, str]]] = {
+    "create": (1, "New"),
+    "update": (2, "In Progress"),
+    "close": (4, "Resolved"),
+}
+_SEVERITY: Final[dict[str, tuple[int, str]]] = {
+    "throttle": (3, "Medium"),
+    "challenge": (3, "Medium"),
+    "poison": (4, "High"),
+    "block": (4, "High"),
+}
+# (action_id, disposition_id) of the security_control profile; in shadow nothing is done.
+_CONTROL: Final[dict[str, tuple[int, int]]] = {
+    "throttle": (4, 14),  # modified, delayed
+    "challenge": (2, 23),  # denied, challenge
+    "poison": (4, 7),  # modified, custom action
+    "block": (2, 2),  # denied, blocked
+}
+_SHADOW: Final = (3, 17)  # observed, logged
+# MITRE ATLAS: technique → name, tactic, the tactic's name.
+_ATLAS: Final[dict[str, tuple[str, str, str]]] = {
+    "AML.T0024.002": ("Extract AI Model", "AML.TA0010", "Exfiltration"),
+    "AML.T0005.001": ("Train Proxy via Replication", "AML.TA0001", "AI Attack Staging"),
+    "AML.T0008.005": ("AI Service Proxies", "AML.TA0003", "Resource Development"),
+}
+_REPLICATES: Final = "AML.T0005.001"
+_PROXIES: Final = "AML.T0008.005"
+_NAMED: Final = 100  # members named in a document; their number is always there
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """One OCSF finding to deliver.
 
     `uid` is the finding's, stable for a campaign or account; `id` is this message's: sinks drop
-    one whose id they have delivered. `version` orders the messages of a finding; `time` is event
-    time in seconds. `finding` is the OCSF document.
+    one whose id they have delivered. `version` is that of the decision that caused it, and orders
+    the messages of a finding; `time` is event time in seconds. `finding` is the OCSF document.
     """
 
     id: str
     uid: str
     version: int
-    activity: Literal["create", "update", "close"]
+    activity: Activity
     time: float
     finding: dict[str, Any]
 
 
-_ACTIVITY: Final = {"create": 1, "update": 2, "close": 3}
-_STATUS: Final = {"create": (1, "New"), "update": (2, "In Progress"), "close": (4, "Resolved")}
-# OCSF severities: 2 low, 3 medium, 4 high.
-_SEVERITY: Final = {"throttle": (2, "Low"), "challenge": (3, "Medium"), "poison": (3, "Medium")}
-
-
 def detection_finding(
     *,
+    alert_id: str,
     uid: str,
-    activity: Literal["create", "update", "close"],
-    time: float,
-    first_seen: float,
-    campaign: str | None,
-    members: Sequence[str],
-    member_count: int,
-    live_count: int,
-    strongest: tuple[str, int],
-    decision: Decision | None,
+    activity: Activity,
+    now: float,
+    created_at: float,
+    strongest: Decision,
+    newest: Decision,
+    members: Sequence[tuple[str, str]],
+    why: str = "",
 ) -> dict[str, Any]:
-    """The OCSF document (class 2004) of one message of a finding; without any prompt.
+    """The document of one message of a finding; no prompt is ever in it.
 
-    Args:
-        members: `scope:value` of those enforced so far, perhaps cut; `member_count` of them all.
-        live_count: decisions in force.
-        strongest: action and level of the strongest decision so far.
-        decision: the newest live decision; None once all have ended.
+    `strongest` and `newest` are decisions of the finding, `members` the (scope, value) it is
+    about, `why` says what closed it. Times are Unix seconds of event time.
     """
-    action, level = strongest
-    severity_id, severity = _SEVERITY.get(action, (4, "High"))
     status_id, status = _STATUS[activity]
-    who = f"campaign {campaign}" if campaign else (members[0] if members else "an account")
-    evidence = decision.evidence if decision is not None else None
-    reason = decision.reason if decision is not None else None
-    technique = (reason.technique if reason else None) or "AML.T0024.002"
-    return {
-        "category_uid": 2,
-        "category_name": "Findings",
-        "class_uid": 2004,
-        "class_name": "Detection Finding",
-        "type_uid": 200400 + _ACTIVITY[activity],
+    severity_id, severity = _SEVERITY[strongest.action]
+    action_id, disposition_id = (
+        _SHADOW if strongest.mode == "shadow" else _CONTROL[strongest.action]
+    )
+    attacks = _attacks(strongest)
+    info: dict[str, Any] = {
+        "uid": uid,
+        "title": _title(strongest, len(members)),
+        "desc": strongest.reason.text,
+        "types": ["Model extraction", "OWASP LLM10:2025 Unbounded Consumption"],
+        "created_time": _ms(created_at),
+        "modified_time": _ms(now),
+        "last_seen_time": _ms(newest.issued_at),
+        "analytic": {
+            "uid": newest.scorer or "velvetrope",
+            "name": strongest.reason.code,
+            "type": "Learning (ML/DL)",
+            "type_id": 4,
+        },
+        "attacks": attacks,
+    }
+    document: dict[str, Any] = {
         "activity_id": _ACTIVITY[activity],
         "activity_name": activity.capitalize(),
-        "time": round(time * 1000),
+        "category_uid": 2,
+        "category_name": "Findings",
+        "class_uid": _CLASS,
+        "class_name": "Detection Finding",
+        "type_uid": _CLASS * 100 + _ACTIVITY[activity],
+        "time": _ms(now),
+        "is_alert": True,
+        "message": info["title"] + (f": {why}" if why else ""),
+        "metadata": {
+            "uid": alert_id,
+            "version": _OCSF,
+            "profiles": ["security_control"],
+            "product": {"name": "velvetrope", "vendor_name": "velvetrope", "version": _version()},
+        },
         "severity_id": severity_id,
         "severity": severity,
         "status_id": status_id,
         "status": status,
-        "message": f"Model extraction suspected: {who}, {member_count} enforced, {live_count} now",
-        "metadata": {
-            "version": OCSF_VERSION,
-            "product": {"name": "velvetrope", "vendor_name": "velvetrope"},
-            "uid": uid,
-        },
-        "finding_info": {
-            "uid": uid,
-            "title": "Model extraction suspected",
-            "desc": reason.text if reason else "all decisions of this finding have ended",
-            "first_seen_time": round(first_seen * 1000),
-            "last_seen_time": round(time * 1000),
-            "types": ["extraction"],
-            "analytic": {
-                "type_id": 4,
-                "type": "Learning (ML/DL)",
-                "name": decision.scorer if decision is not None else "",
-            },
-            "attacks": [
-                {
-                    "technique": {"uid": technique, "name": "Extract AI Model"},
-                    "version": "MITRE ATLAS",
-                }
-            ],
-        },
-        "evidences": [
-            {
-                "data": {
-                    "e_value": evidence.e_value,
-                    "signals": [msgspec.to_builtins(signal) for signal in evidence.signals],
-                }
-            }
-        ]
-        if evidence is not None
-        else [],
-        "resources": [
-            {"type": name.partition(":")[0], "name": name.partition(":")[2]} for name in members
-        ],
+        "action_id": action_id,
+        "disposition_id": disposition_id,
+        "finding_info": info,
+        "attacks": attacks,
+        "resources": [{"type": scope, "uid": value} for scope, value in members[:_NAMED]],
         "unmapped": {
-            "campaign": campaign,
-            "accounts": member_count,
-            "live_decisions": live_count,
-            "action": action,
-            "level": level,
-            "mode": decision.mode if decision is not None else None,
-            "owasp": "LLM10:2025",
+            "mode": strongest.mode,
+            "action": strongest.action,
+            "level": strongest.level,
+            "campaign": strongest.campaign,
+            "members": len(members),
+            "n_events": newest.n_events,
+            "decision": newest.id,
+            "expires_at": newest.expires_at,
+            "baseline": newest.baseline,
         },
     }
+    if status_id == 4:
+        document["status_detail"] = why
+    if newest.evidence is not None:
+        document["unmapped"]["e_value"] = newest.evidence.e_value
+        document["evidences"] = [
+            {"data": msgspec.to_builtins(signal)} for signal in newest.evidence.signals
+        ]
+    return document
+
+
+def _title(strongest: Decision, members: int) -> str:
+    who = f"{strongest.scope} {strongest.value}"
+    if strongest.campaign:
+        plural = "" if members == 1 else "s"
+        who = f"campaign {strongest.campaign} ({members} account{plural})"
+    shadow = " (shadow: not enforced)" if strongest.mode == "shadow" else ""
+    return f"Model extraction suspected: {who}, {strongest.action}{shadow}"
+
+
+def _attacks(decision: Decision) -> list[Mapping[str, Any]]:
+    technique = decision.reason.technique
+    if technique is None:
+        return []
+    uids = [technique]
+    if technique == "AML.T0024.002":
+        uids.append(_REPLICATES)
+    if decision.campaign:
+        uids.append(_PROXIES)
+    return [_attack(uid) for uid in uids]
+
+
+def _attack(uid: str) -> Mapping[str, Any]:
+    if uid not in _ATLAS:
+        return {"technique": {"uid": uid}}
+    name, tactic, tactic_name = _ATLAS[uid]
+    return {
+        "technique": {"uid": uid, "name": name},
+        "tactic": {"uid": tactic, "name": tactic_name},
+    }
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+@cache
+def _version() -> str:
+    try:
+        return metadata.version("velvetrope")
+    except metadata.PackageNotFoundError:
+        return "unknown"
