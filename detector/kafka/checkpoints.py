@@ -9,8 +9,9 @@ chunk in place, is a checkpoint whole. What is no longer needed gets tombstones 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -18,10 +19,22 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from detector.kafka.connection import consumer, read_to_end
 from detector.settings import KafkaSettings
 
-__all__ = ["CHUNK_BYTES", "Checkpoint", "Part", "Plan", "load", "newest_whole", "plan", "write"]
+__all__ = [
+    "CHUNK_BYTES",
+    "Checkpoint",
+    "Found",
+    "Part",
+    "Plan",
+    "Writer",
+    "load",
+    "newest_whole",
+    "plan",
+]
 
 CHUNK_BYTES: Final = 900_000
 _VERSION: Final = 1
+# Changes are written until they are half as large as the state; then the state is, whole.
+_CHANGES_SHARE: Final = 0.5
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -152,14 +165,22 @@ def newest_whole(name: str, records: Mapping[str, bytes]) -> Checkpoint | None:
     return None
 
 
-async def load(
-    settings: KafkaSettings, topic: str, partition: int, name: str
-) -> tuple[Checkpoint | None, frozenset[str]]:
-    """Read the partition to its end.
+class Found(msgspec.Struct, frozen=True):
+    """What a partition of the topic holds.
 
-    Returns:
-        The newest whole checkpoint, and every key of this name on the topic.
+    Attributes:
+        checkpoint: the newest whole one of the name asked for.
+        keys: all keys of that name, of whole checkpoints and of torn ones.
+        others: key → value of everything else on the partition.
     """
+
+    checkpoint: Checkpoint | None
+    keys: frozenset[str]
+    others: dict[str, bytes]
+
+
+async def load(settings: KafkaSettings, topic: str, partition: int, name: str) -> Found:
+    """Read the partition to its end."""
     tp = TopicPartition(topic, partition)
     records: dict[str, bytes] = {}
     reader = consumer(settings)
@@ -174,32 +195,88 @@ async def load(
                 records[key] = record.value
     finally:
         await reader.stop()
-    checkpoint = newest_whole(name, records)
-    return checkpoint, frozenset(key for key in records if key.startswith(f"{name}/"))
+    mine = frozenset(key for key in records if key.startswith(f"{name}/"))
+    others = {key: value for key, value in records.items() if key not in mine}
+    return Found(newest_whole(name, records), mine, others)
 
 
-async def write(
-    producer: AIOKafkaProducer, topic: str, partition: int, planned: Plan, *, wait: bool = True
-) -> None:
-    """Write a checkpoint.
+class Exports(Protocol):
+    """State that can be written whole, or as what changed since it last was."""
 
-    Args:
-        wait: until the brokers hold the parts before the manifest is sent, and the manifest before
-            the tombstones. Not needed inside a transaction, where nothing counts before the commit.
+    def export(self) -> bytes: ...
+
+    def export_changes(self) -> bytes: ...
+
+
+class Writer:
+    """Writes the checkpoints of one owner of one name: whole at first, then what changed.
+
+    Attributes:
+        epoch: the owner's.
+        took_s: how long the last export took, all other work waiting.
     """
-    steps: tuple[Iterable[tuple[str, bytes | None]], ...] = (
-        planned.parts.items(),
-        [planned.manifest],
-        [(key, None) for key in sorted(planned.tombstones)],
-    )
-    for records in steps:
-        sent = [
-            await producer.send(topic, value, key=key.encode(), partition=partition)
-            for key, value in records
-        ]
-        if wait:
-            for future in sent:
-                await future
+
+    def __init__(self, topic: str, partition: int, name: str, epoch: int, found: Found) -> None:
+        self.epoch = epoch
+        self.took_s = 0.0
+        self._topic = topic
+        self._partition = partition
+        self._name = name
+        self._number = 0
+        self._full: Part | None = None
+        self._full_size = 0
+        self._keys = found.keys
+        self._spare = found.keys
+
+    def plan(self, state: Exports, meta: Mapping[str, Any]) -> Plan:
+        """Export this moment's state, and lay out its checkpoint."""
+        started = time.monotonic()
+        full: bytes | Part
+        changes: bytes | None = None
+        if self._full is not None:
+            full, changes = self._full, state.export_changes()
+        if changes is None or len(changes) > _CHANGES_SHARE * self._full_size:
+            full, changes = state.export(), None
+            self._full_size = len(full)
+        self.took_s = time.monotonic() - started
+        return plan(
+            self._name,
+            self.epoch,
+            self._number + 1,
+            meta,
+            full=full,
+            changes=changes,
+            existing=self._keys,
+            spare=self._spare,
+        )
+
+    async def write(self, producer: AIOKafkaProducer, planned: Plan, *, wait: bool = True) -> None:
+        """Send it.
+
+        Args:
+            wait: until the brokers hold the parts before the manifest is sent, and the manifest
+                before the tombstones. Not needed inside a transaction: nothing of it counts before
+                its commit. If that fails, this writer must not be used again.
+        """
+        steps: tuple[Iterable[tuple[str, bytes | None]], ...] = (
+            planned.parts.items(),
+            [planned.manifest],
+            [(key, None) for key in sorted(planned.tombstones)],
+        )
+        for records in steps:
+            sent = [
+                await producer.send(self._topic, value, key=key.encode(), partition=self._partition)
+                for key, value in records
+            ]
+            if wait:
+                for future in sent:
+                    await future
+        self._number += 1
+        self._full = planned.full_part
+        self._spare = frozenset(
+            {*planned.parts, planned.manifest[0], *planned.full_part.keys(self._name)}
+        )
+        self._keys = planned.keys
 
 
 def _cut(name: str, id_: str, kind: str, data: bytes, parts: dict[str, bytes]) -> Part:

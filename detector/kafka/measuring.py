@@ -51,8 +51,6 @@ log: Final = logging.getLogger(__name__)
 _SLICE: Final = 4096
 _IN_FLIGHT: Final = 500
 _BEAT_S: Final = 0.1
-# Changes are written until they are half as large as the state; then the state is, whole.
-_CHANGES_SHARE: Final = 0.5
 _FRESH_FETCH_S: Final = 5.0
 
 _offset = attrgetter("offset")
@@ -72,7 +70,7 @@ class _Owned:
     """One partition that this process owns, and what is not yet checkpointed of it."""
 
     partition: int
-    epoch: int
+    writer: checkpoints.Writer
     measure: PartitionMeasure
     expected: int  # offset of the next record
     fresh: bool  # nothing was ever processed: retention may have moved the start
@@ -83,22 +81,12 @@ class _Owned:
     said_at: float = 0.0
     caught_up_at: float | None = None
     moved_at: float = field(default_factory=time.monotonic)
-    # The checkpoint before the next.
-    number: int = 0
-    covered: int = -1
+    covered: int = -1  # offset of the last checkpoint
     checkpointed_at: float = field(default_factory=time.monotonic)
-    full_part: checkpoints.Part | None = None
-    full_size: int = 0
-    keys: frozenset[str] = frozenset()
-    spare: frozenset[str] = frozenset()
     # Held while state moves and what follows from it goes out: a checkpoint or a heartbeat in
     # between would speak of blocks that nobody has sent.
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def name(self) -> str:
-        return f"measure:{self.partition}"
 
 
 class MeasureStage:
@@ -206,30 +194,35 @@ class MeasureStage:
         kafka = self._settings.kafka
         while True:
             try:
-                checkpoint, keys = await checkpoints.load(kafka, topic, partition, name)
+                found = await checkpoints.load(kafka, topic, partition, name)
                 break
             except KafkaError as error:
                 log.warning("could not load %s (%r); trying on", name, error)
                 await wait_for_broker(kafka)
         settings = self._settings.measure
+        checkpoint = found.checkpoint
         if checkpoint is None:
             tp = TopicPartition(self._topics.access_logs, partition)
             start = (await self._probe.beginning_offsets([tp]))[tp]
             owned = _Owned(
-                partition, generation, PartitionMeasure(partition, settings), start, fresh=True
+                partition,
+                checkpoints.Writer(topic, partition, name, generation, found),
+                PartitionMeasure(partition, settings),
+                start,
+                fresh=True,
             )
         else:
             # A group that was deleted counts its generations anew; a checkpoint remembers.
             epoch = max(generation, checkpoint.epoch + 1)
+            offset = int(checkpoint.meta["offset"])
             owned = _Owned(
                 partition,
-                epoch,
+                checkpoints.Writer(topic, partition, name, epoch, found),
                 PartitionMeasure.restore(partition, settings, checkpoint.full, checkpoint.changes),
-                int(checkpoint.meta["offset"]),
+                offset,
                 fresh=False,
-                covered=int(checkpoint.meta["offset"]),
+                covered=offset,
             )
-        owned.keys = owned.spare = keys
         self._owned[partition] = owned
         # At once, so that the judge holds what this partition has not come to, and learns that the
         # owner before is one no more.
@@ -355,7 +348,8 @@ class MeasureStage:
         self, owned: _Owned, blocks: list[Block], *, silent: bool = False, end: bool = False
     ) -> BlocksRecord:
         watermark = owned.measure.watermark
-        return BlocksRecord(owned.partition, owned.epoch, watermark, tuple(blocks), silent, end)
+        epoch = owned.writer.epoch
+        return BlocksRecord(owned.partition, epoch, watermark, tuple(blocks), silent, end)
 
     def _letter(self, record: ConsumerRecord, error: str, read_at: float) -> bytes:
         return msgspec.json.encode(
@@ -387,34 +381,10 @@ class MeasureStage:
                 sent, owned.sent = owned.sent, []
                 unacked, owned.unacked = owned.unacked, []
                 meta = {"offset": offset, "watermark": owned.measure.watermark}
-                full: bytes | checkpoints.Part
-                changes: bytes | None = None
-                if owned.full_part is not None:
-                    full, changes = owned.full_part, owned.measure.export_changes()
-                if changes is None or len(changes) > _CHANGES_SHARE * owned.full_size:
-                    full, changes = owned.measure.export(), None
-                    owned.full_size = len(full)
+                planned = owned.writer.plan(owned.measure, meta)
             for future in sent:
                 await future
-            planned = checkpoints.plan(
-                owned.name,
-                owned.epoch,
-                owned.number + 1,
-                meta,
-                full=full,
-                changes=changes,
-                existing=owned.keys,
-                spare=owned.spare,
-            )
-            await checkpoints.write(
-                self._producer, self._topics.checkpoints, owned.partition, planned
-            )
-            owned.number += 1
-            owned.full_part = planned.full_part
-            owned.spare = frozenset(
-                {*planned.parts, planned.manifest[0], *planned.full_part.keys(owned.name)}
-            )
-            owned.keys = planned.keys
+            await owned.writer.write(self._producer, planned)
             owned.covered = offset
             if self._owned.get(owned.partition) is owned:
                 for message in unacked:

@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from multiprocessing.process import BaseProcess
 from typing import Final, Protocol
 
@@ -152,12 +153,16 @@ async def _ready(settings: Settings) -> None:
 
 def _made(settings: Settings, stages: frozenset[str]) -> list[Stage]:
     """The stages, in the order of the flow: what is upstream stops first."""
-    made: list[Stage] = []
-    if "measure" in stages:
-        from detector.kafka.measuring import MeasureStage
+    from detector.kafka.applying import ApplyStage
+    from detector.kafka.judging import JudgeStage
+    from detector.kafka.measuring import MeasureStage
 
-        made.append(MeasureStage(settings, _fail))
-    return made
+    makers: dict[str, Callable[[Settings, Callable[[BaseException], object]], Stage]] = {
+        "measure": MeasureStage,
+        "judge": JudgeStage,
+        "apply": ApplyStage,
+    }
+    return [makers[name](settings, _fail) for name in STAGES if name in stages]
 
 
 def _fail(error: BaseException) -> None:

@@ -395,6 +395,11 @@ class AsyncRedisStore:
         await self._run(self._commands.apply(decisions, force=True))
         await self._run([*_leftovers(self._keys, before, decisions), ("INCR", self._keys.epoch)])
 
+    async def epoch(self) -> str | None:
+        """Another one after every rebuild; None when Redis holds no view at all."""
+        answer = (await self._run([("GET", self._keys.epoch)]))[0]
+        return None if answer is None else _epoch(answer)
+
     async def set_identity(self, key_hash: str, identity: Identity) -> None:
         """See DecisionStore."""
         text = msgspec.json.encode(identity)
