@@ -77,6 +77,7 @@ ACCOUNTS: Final = (
     Column("requests", "int64"),
     Column("served", "int64"),
     Column("refused", "int64"),
+    Column("last_seen", "float64"),  # watermark at the last request, refused ones too
     Column("changed", "bool"),
     Column("ids_seen", "int32"),  # request ids so far; the ring's next place is this modulo 64
     Column("ids", "int32", fill=-1),  # row in the table of rings, or -1
@@ -127,6 +128,7 @@ class Accounts(NamedTuple):
     requests: Any
     served: Any
     refused: Any
+    last_seen: Any
     changed: Any
     ids_seen: Any
     ids: Any
@@ -333,6 +335,15 @@ def close_oldest(rows, vectors, accounts, partition, out):  # type: ignore[no-un
 
 
 @njit(cache=True)
+def _forget(a, accounts):  # type: ignore[no-untyped-def]
+    # As if the account were new: `PartitionMeasure.export` drops it from this moment on.
+    accounts.refused[a] = 0
+    accounts.ids_seen[a] = 0
+    if accounts.ids[a] >= 0:
+        accounts.rings[accounts.ids[a], :] = 0
+
+
+@njit(cache=True)
 def _repeated(a, accounts, batch, e):  # type: ignore[no-untyped-def]
     # Whether the event's request id is among the account's last 64; if not, it is noted.
     ring = accounts.ids[a]
@@ -363,7 +374,9 @@ def _put_vector(v, i, vectors, batch, e):  # type: ignore[no-untyped-def]
             h = (np.uint64(j) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
             k = (h >> np.uint64(57)) & np.uint64(127)
             sign = 1.0 if (h >> np.uint64(56)) & np.uint64(1) else -1.0
-            vectors.values[v, i, k] += sign * batch.values[lo + j]
+            # 2^18 numbers of 1e30 still add up to a float32.
+            x = min(max(batch.values[lo + j], np.float32(-1e30)), np.float32(1e30))
+            vectors.values[v, i, k] += sign * x
     vectors.label[v, i] = batch.label[e]
     vectors.confidence[v, i] = batch.confidence[e]
 
@@ -387,6 +400,8 @@ def fold(  # type: ignore[no-untyped-def]
         r = batch.row[e]
         if progress[1] == 0:
             accounts.changed[a] = True
+            if accounts.requests[a] > 0 and accounts.last_seen[a] + forget_after <= clock[0]:
+                _forget(a, accounts)
             if _repeated(a, accounts, batch, e):
                 progress[0] += 1
                 continue
@@ -403,6 +418,7 @@ def fold(  # type: ignore[no-untyped-def]
         if progress[3] == room:
             return
         accounts.requests[a] += 1
+        accounts.last_seen[a] = now
         if r < 0:
             accounts.refused[a] += 1
             progress[0] += 1

@@ -37,6 +37,8 @@ __all__ = ["PartitionMeasure"]
 
 _VERSION: Final = 1
 _MAX_LABELS: Final = 4096  # a model with more classes than this shares the last code
+_MAX_CACHED: Final = 1 << 16  # endpoints may hold whatever a caller puts into a path
+_MAX_FLOAT32: Final = 3.4e38
 _TEXT, _VECTOR, _METADATA = "text", "vector", "metadata"
 _NO_IDENTITY: Final = Identity()
 
@@ -99,7 +101,7 @@ class PartitionMeasure:
         """
         if not events:
             return []
-        batch, latest = self._columns(events)
+        batch = self._columns(events)
         progress = self._partition.progress
         start = int(progress[2])
         progress[0] = progress[1] = progress[3] = 0
@@ -123,9 +125,12 @@ class PartitionMeasure:
             if progress[0] == len(events):
                 break
         progress[2] = start + len(events)
-        identities = self._identities
-        for row, e in latest.items():
-            identities[row] = _identity(events[e])
+        # Of the last event that counted, as within the batch: a repeated one changes nothing.
+        touched = np.unique(batch.row[batch.row >= 0])
+        last = self._rows["last_event"][touched] - start
+        for row, e in zip(touched.tolist(), last.tolist(), strict=True):
+            if e >= 0:
+                self._identities[row] = _identity(events[e])
         return blocks
 
     def end(self) -> list[Block]:
@@ -171,7 +176,7 @@ class PartitionMeasure:
             measure._unpack(changes)
         return measure
 
-    def _columns(self, events: Sequence[Event]) -> tuple[Batch, dict[int, int]]:
+    def _columns(self, events: Sequence[Event]) -> Batch:
         n = len(events)
         accounts = np.empty(n, np.int32)
         rows = np.empty(n, np.int32)
@@ -186,7 +191,6 @@ class PartitionMeasure:
         value_hi = np.zeros(n, np.int64)
         value_size = 0
         labels: dict[int, tuple[int, float]] = {}
-        latest: dict[int, int] = {}
         for e, event in enumerate(events):
             name = event.account
             account = account_of.get(name, -1)
@@ -231,14 +235,7 @@ class PartitionMeasure:
             row = row_of.get((name, population), -1)
             if row < 0:
                 row = self._add_row(name, population, kind)
-            elif (self._rows["vector"][row] >= 0) != (kind == _VECTOR):
-                # A rule put texts and vectors into one population: keep their rows apart.
-                population = f"{population}:{kind}"
-                row = row_of.get((name, population), -1)
-                if row < 0:
-                    row = self._add_row(name, population, kind)
             rows[e] = row
-            latest[row] = e
         hi = np.cumsum(lengths)
         id_hi = np.zeros(n, np.int64)
         id_lo = np.zeros(n, np.int64)
@@ -250,7 +247,7 @@ class PartitionMeasure:
         confidence = np.full(n, np.nan, np.float32)
         for e, (code, sure) in labels.items():
             label[e], confidence[e] = code, sure
-        batch = Batch(
+        return Batch(
             account=accounts,
             row=rows,
             ts=np.array([event.ts for event in events], dtype=np.float64),
@@ -267,7 +264,6 @@ class PartitionMeasure:
             label=label,
             confidence=confidence,
         )
-        return batch, latest
 
     def _answer(self, event: Event) -> tuple[int, float]:
         output = event.output
@@ -278,18 +274,24 @@ class PartitionMeasure:
             code = self._label_of.get(name, -1)
             if code < 0:
                 code = min(len(self._labels), _MAX_LABELS - 1)
-                self._label_of[name] = code
                 if code == len(self._labels):
+                    self._label_of[name] = code
                     self._labels.append(name)
         confidence = None if output is None else output.confidence
-        return code, float("nan") if confidence is None else confidence
+        if confidence is None or not abs(confidence) <= _MAX_FLOAT32:
+            return code, float("nan")
+        return code, confidence
 
     def _population(self, model: str | None, endpoint: str | None, kind: str) -> str:
         name = f"vector:{model or ''}" if kind == _VECTOR else kind
         for rule in self.settings.populations:
             if _matches(model, rule.models) and _matches(endpoint, rule.endpoints):
-                name = rule.name
+                # Kinds have nothing to compare, and a caller who chose the kind of an account's
+                # first request must not choose its baseline: the kind is in the name.
+                name = rule.name if kind == _TEXT else f"{rule.name}:{kind}"
                 break
+        if len(self._population_of) >= _MAX_CACHED:
+            self._population_of.clear()
         self._population_of[(model, endpoint, kind)] = name
         return name
 
@@ -397,16 +399,21 @@ class PartitionMeasure:
     def _forget(self) -> None:
         # The kernel treats an account forgotten by time as new, so when its row goes has no effect
         # on any block: only memory is won. Below a quarter of the rows it is not worth a copy.
-        used = self._rows.rows
-        last_seen, n = self._rows["last_seen"][:used], self._rows["n"][:used]
-        gone = (n == 0) & (last_seen + self.settings.account_forget_after <= self.watermark)
-        if 4 * int(gone.sum()) <= used:
+        used, accounts = self._rows.rows, self._accounts.rows
+        # Summed as the kernel sums it, so that rounding cannot tell them apart.
+        after = self.settings.account_forget_after
+        gone = self._rows["last_seen"][:used] + after <= self.watermark
+        gone &= self._rows["n"][:used] == 0
+        stranger = self._accounts["last_seen"][:accounts] + after <= self.watermark
+        stranger[self._rows["account"][:used][~gone]] = False
+        if 4 * int(gone.sum()) <= used and 4 * int(stranger.sum()) <= accounts:
             return
         kept = PartitionMeasure(self.partition, self.settings)
+        for account, a in self._account_of.items():
+            if not stranger[a]:
+                kept._add_account(account)
         for row in np.flatnonzero(~gone).tolist():
             account, population, kind = self._row_names[row]
-            if account not in kept._account_of:
-                kept._add_account(account)
             kept._add_row(account, population, kind)
             kept._identities[-1] = self._identities[row]
         new_row = np.cumsum(~gone) - 1
