@@ -1,0 +1,389 @@
+"""Composes a labelled week of traffic.
+
+    python -m benchmarks.detection.compose --data DIR --split train --seed 1 --out DIR
+
+writes `events.jsonl.gz` (native events, sorted by arrival), `labels.json` and `composition.json`
+(what each account is made of).
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from benchmarks.detection import customers, harvesters, vectors
+from benchmarks.detection.arrivals import WEEK
+from benchmarks.detection.identities import Account, Registry
+from benchmarks.detection.material import Material, Traffic
+from benchmarks.detection.sources import SPLITS, Sources, Split, load
+from detector.events import Event, Output
+
+__all__ = ["WEEK_START", "Label", "Settings", "compose", "compose_from", "write"]
+
+Rng = np.random.Generator
+WEEK_START: Final = 1_740_960_000.0  # Monday 3 March 2025, 00:00 UTC
+_ACCOUNT_BYTES: Final = 4_000_000
+_RETRY: Final = (429, 429, 500, 503, 502)
+_REFUSED: Final = (400, 401, 403, 404, 413, 422, 429)
+
+
+class Label(msgspec.Struct, frozen=True):
+    """What an account is. `traits` says how its campaign, or its kind, was drawn."""
+
+    harvesting: bool
+    group: str
+    campaign: str | None = None
+    traits: dict[str, str | float] = {}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is in a week. `thieves` is their share of all accounts.
+
+    Events of vectors take 2 KB of memory: 1,300 customers make about 500,000 of them.
+    """
+
+    thieves: float = 0.09
+    customers: int = 2600
+    max_events: int = 800_000
+    most_cover: float = 0.5
+    families: tuple[str, ...] = tuple(harvesters.FAMILIES)
+    traffic: str = "text"  # or "vectors"
+    invented_models: int = 2  # vectors: models beside those of the sources
+
+    @property
+    def thief_accounts(self) -> int:
+        return round(self.customers * self.thieves / (1 - self.thieves))
+
+
+def compose(
+    split: Split, seed: int, data: Path, settings: Settings | None = None
+) -> tuple[list[Event], dict[str, Label]]:
+    """One week: its events, sorted by `ts`, and a label for every account in them."""
+    return compose_from(load(data, split), seed, settings)
+
+
+def compose_from(
+    sources: Sources, seed: int, settings: Settings | None = None
+) -> tuple[list[Event], dict[str, Label]]:
+    """The same from sources at hand."""
+    settings = settings or Settings()
+    rng = np.random.default_rng([seed, SPLITS.index(sources.split), 0x7E1])
+    registry = Registry(rng, sources.user_agents)
+    week = _Week(registry, rng)
+    if settings.traffic == "vectors":
+        for part in vectors.week(
+            sources, rng, settings.customers, settings.thief_accounts, settings.invented_models
+        ):
+            members = [registry.account() for _ in part.traffic]
+            week.add_vectors(members, part)
+    else:
+        _compose_text(week, sources, rng, settings)
+    return week.finish()
+
+
+def _compose_text(week: _Week, sources: Sources, rng: Rng, settings: Settings) -> None:
+    material = Material(sources, rng)
+    registry = week.registry
+    plan = _planned(rng, settings)
+    honest: list[Account] = []
+    lengths: list[np.ndarray] = []
+    for name, requests, accounts in plan:
+        kind = customers.KINDS[name]
+        traffic = kind.make(material, rng, requests, accounts)
+        members = [registry.account() for _ in traffic]
+        honest += members
+        for account, one in zip(members, traffic, strict=True):
+            week.add(account, one, Label(False, name))
+            if len(lengths) < 300 and len(one.texts) >= 20:
+                lengths.append(np.array([len(t) for t in one.texts[:2000]]))
+        if len(members) > 1 and rng.random() < kind.close:
+            for hint in ("payment", "network", "client"):
+                if rng.random() < 0.7:
+                    registry.share(members, hint)
+    registry.pool(honest, 0.2, "payment", 8)
+    registry.pool(honest, 0.2, "network", 15)
+    registry.pool(honest, 0.1, "client", 15)
+    drawn = harvesters.campaigns(
+        rng, settings.thief_accounts, settings.families, settings.most_cover
+    )
+    for number, campaign in enumerate(drawn):
+        members = [registry.account() for _ in range(campaign.accounts)]
+        for hint, share in campaign.shared.items():
+            chosen = rng.permutation(len(members))[: math.ceil(share * len(members))].tolist()
+            groups = int(rng.integers(1, 4)) if len(chosen) > 8 else 1
+            for part in range(groups):
+                registry.share([members[i] for i in chosen[part::groups]], hint)
+        traits: dict[str, str | float] = {
+            "family": campaign.family,
+            "size": campaign.size,
+            "assignment": campaign.assignment,
+            "timing": campaign.timing,
+            "joining": campaign.joining,
+            "duration": round(campaign.duration),
+            "cover": round(campaign.cover, 3),
+            "length_matched": int(campaign.length_matched),
+        }
+        traits |= {f"shared_{hint}": round(share, 3) for hint, share in campaign.shared.items()}
+        label = Label(True, campaign.group, f"campaign-{number}", traits)
+        for account, one in zip(
+            members, harvesters.harvest(material, rng, campaign, lengths), strict=True
+        ):
+            week.add(account, one, label)
+
+
+def _planned(rng: Rng, settings: Settings) -> list[tuple[str, int, int]]:
+    """(kind, requests an account, accounts) of every customer, within the week's events."""
+    plan: list[tuple[str, int, int]] = []
+    for name, share in customers.SHARES.items():
+        kind = customers.KINDS[name]
+        left = round(share * settings.customers)
+        while left > 0:
+            accounts = min(int(rng.integers(kind.accounts[0], kind.accounts[1] + 1)), left)
+            plan.append((name, customers.volume(rng, kind), accounts))
+            left -= accounts
+    requests = np.array([n for _, n, _ in plan], dtype=np.float64)
+    # A handful stays as large as it was drawn: weeks have giants.
+    giants = rng.permutation(len(plan))[: len(plan) // 50].tolist()
+    accounts_of = np.array([a for _, _, a in plan], dtype=np.float64)
+    low, high = 1.0, float(requests.max())
+    for _ in range(40):  # the cap on one account that leaves the whole within the limit
+        middle = (low + high) / 2
+        fits = float((np.minimum(requests, middle) * accounts_of).sum()) <= settings.max_events
+        low, high = (middle, high) if fits else (low, middle)
+    capped = np.maximum(np.minimum(requests, high), 8).astype(int)
+    capped[giants] = requests[giants]
+    return [
+        (name, n, accounts) for (name, _, accounts), n in zip(plan, capped.tolist(), strict=True)
+    ]
+
+
+class _Week:
+    """Collects accounts and turns them into events at the end, when identities are settled."""
+
+    def __init__(self, registry: Registry, rng: Rng) -> None:
+        self.registry = registry
+        self._rng = rng
+        self._text: list[tuple[Account, Traffic]] = []
+        self._vector: list[tuple[Account, str, vectors.VectorTraffic]] = []
+        self._labels: dict[str, Label] = {}
+
+    def add(self, account: Account, traffic: Traffic, label: Label) -> None:
+        size = np.cumsum([len(text) for text in traffic.texts])
+        traffic = traffic.trimmed(int(np.searchsorted(size, _ACCOUNT_BYTES)) + 1)
+        if len(traffic.times):
+            self._text.append((account, traffic))
+            self._labels[account.name] = label
+
+    def add_vectors(self, members: Sequence[Account], part: vectors.Part) -> None:
+        for hint, share in part.shared.items():
+            self.registry.pool(members, share, hint, max(len(members), 2) if part.harvesting else 8)
+        for account, traffic in zip(members, part.traffic, strict=True):
+            if len(traffic.times):
+                account.endpoint = "/v1/classify"
+                self._vector.append((account, part.model, traffic))
+                self._labels[account.name] = Label(
+                    part.harvesting, part.group, part.campaign, part.traits
+                )
+
+    def finish(self) -> tuple[list[Event], dict[str, Label]]:
+        events: list[Event] = []
+        for account, traffic in self._text:
+            events += self._text_events(account, traffic)
+        for account, model, rows in self._vector:
+            events += self._vector_events(account, model, rows)
+        order = np.argsort([event.ts for event in events], kind="stable")
+        return [events[i] for i in order.tolist()], self._labels
+
+    def _text_events(self, account: Account, traffic: Traffic) -> list[Event]:
+        rng, n = self._rng, len(traffic.times)
+        tokens = np.maximum(rng.lognormal(math.log(account.answer_tokens), 0.7, n), 1).astype(int)
+        read = np.maximum(
+            np.array([len(t) for t in traffic.texts]) * rng.uniform(0.22, 0.3), 1
+        ).astype(int)
+        latency = 180.0 + 1000 * tokens * account.seconds_a_token * rng.lognormal(0, 0.2, n)
+        events = [
+            Event(
+                ts=ts,
+                account=account.name,
+                request_id=f"r{number:x}",
+                api_key=account.keys[pick % len(account.keys)],
+                org=account.org,
+                plan=account.plan,
+                ip=account.addresses[pick % len(account.addresses)],
+                user_agent=account.user_agent,
+                endpoint=account.endpoint,
+                model=account.model,
+                links=account.links,
+                latency_ms=waited,
+                input_tokens=i,
+                output_tokens=o,
+                input=text,
+                params=account.params[pick % len(account.params)],
+                served=True,
+            )
+            for ts, text, number, pick, waited, i, o in zip(
+                self._clock(traffic.times),
+                traffic.texts,
+                rng.integers(1 << 62, size=n).tolist(),
+                rng.integers(720720, size=n).tolist(),
+                np.round(latency, 1).tolist(),
+                read.tolist(),
+                tokens.tolist(),
+                strict=True,
+            )
+        ]
+        return events + self._failures(account, events)
+
+    def _vector_events(
+        self, account: Account, model: str, rows: vectors.VectorTraffic
+    ) -> list[Event]:
+        rng, n = self._rng, len(rows.times)
+        if rows.labels is None or rows.confidence is None:
+            raise ValueError(f"the rows for {model} have no answers yet")
+        events = [
+            Event(
+                ts=ts,
+                account=account.name,
+                request_id=f"r{number:x}",
+                api_key=account.keys[pick % len(account.keys)],
+                org=account.org,
+                plan=account.plan,
+                ip=account.addresses[pick % len(account.addresses)],
+                user_agent=account.user_agent,
+                endpoint=account.endpoint,
+                model=model,
+                links=account.links,
+                latency_ms=waited,
+                input=x,
+                output=Output(label=label, confidence=sure),
+                served=True,
+            )
+            for ts, x, label, sure, number, pick, waited in zip(
+                self._clock(rows.times),
+                np.round(rows.x.astype(np.float64), 6).tolist(),
+                map(str, rows.labels.tolist()),
+                rows.confidence.tolist(),
+                rng.integers(1 << 62, size=n).tolist(),
+                rng.integers(720720, size=n).tolist(),
+                np.round(rng.lognormal(math.log(12.0), 0.5, n), 2).tolist(),
+                strict=True,
+            )
+        ]
+        return events + self._failures(account, events)
+
+    def _clock(self, times: np.ndarray) -> list[float]:
+        stamps: list[float] = np.round(WEEK_START + np.clip(times, 0, WEEK), 3).tolist()
+        return stamps
+
+    def _failures(self, account: Account, events: Sequence[Event]) -> list[Event]:
+        """Attempts that failed and were made again, refusals, and lines logged twice."""
+        rng = self._rng
+        drawn = rng.random(len(events))
+        extra: list[Event] = []
+        for i in np.flatnonzero(drawn < account.error_rate + 0.0005).tolist():
+            event = events[i]
+            if drawn[i] < 0.0005:
+                extra.append(msgspec.structs.replace(event))
+                continue
+            status = _RETRY[int(rng.integers(len(_RETRY)))]
+            if rng.random() < 0.2:  # not tried again: this one was refused
+                event.status, event.served = int(rng.choice(_REFUSED)), False
+                event.output = event.output_tokens = None
+                continue
+            for attempt in range(int(rng.geometric(0.7))):
+                back = float(rng.uniform(0.5, 2.0) * 2**attempt)
+                extra.append(
+                    msgspec.structs.replace(
+                        event,
+                        ts=round(max(float(event.ts) - back, WEEK_START), 3),
+                        request_id=f"r{int(rng.integers(1 << 62)):x}",
+                        status=status,
+                        served=False,
+                        latency_ms=round(float(rng.exponential(80.0)) + 2.0, 1),
+                        output=None,
+                        output_tokens=None,
+                    )
+                )
+        return extra
+
+
+def write(
+    events: Sequence[Event], labels: dict[str, Label], out: Path, *, compress: bool = True
+) -> None:
+    """Write a week as files into the folder `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    encoder = msgspec.json.Encoder()
+    name = "events.jsonl.gz" if compress else "events.jsonl"
+    # Without a name and a time in its header, the same week is the same file.
+    with (
+        (out / name).open("wb") as raw,
+        gzip.GzipFile("", "wb", 3, raw, mtime=0) if compress else raw as file,
+    ):
+        for start in range(0, len(events), 5000):
+            file.write(encoder.encode_lines(list(map(_compact, events[start : start + 5000]))))
+    brief = {
+        name: {"harvesting": label.harvesting, "group": label.group}
+        for name, label in labels.items()
+    }
+    (out / "labels.json").write_bytes(msgspec.json.format(encoder.encode(brief), indent=0))
+    (out / "composition.json").write_bytes(msgspec.json.format(encoder.encode(labels), indent=0))
+
+
+def _compact(event: Event) -> dict[str, object]:
+    fields = ((name, getattr(event, name)) for name in Event.__struct_fields__)
+    return {name: value for name, value in fields if value is not None}
+
+
+def main() -> None:
+    """The command line."""
+    parser = ArgumentParser(
+        prog="python -m benchmarks.detection.compose", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with the sources")
+    parser.add_argument("--split", choices=SPLITS, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--thieves", type=float, default=0.09, help="share of all accounts")
+    parser.add_argument("--customers", type=int, help="default 2600, with --vectors 1300")
+    parser.add_argument("--max-events", type=int, default=800_000, help="of customers, about")
+    parser.add_argument(
+        "--most-cover", type=float, default=0.5, help="largest share of cover traffic"
+    )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--text-only", dest="traffic", action="store_const", const="text")
+    kind.add_argument("--vectors", dest="traffic", action="store_const", const="vectors")
+    parser.add_argument("--plain", action="store_true", help="write events.jsonl, not compressed")
+    parser.set_defaults(traffic="text")
+    options = parser.parse_args()
+    began = time.perf_counter()
+    events, labels = compose(
+        options.split,
+        options.seed,
+        options.data,
+        Settings(
+            thieves=options.thieves,
+            customers=options.customers or (2600 if options.traffic == "text" else 1300),
+            max_events=options.max_events,
+            most_cover=options.most_cover,
+            traffic=options.traffic,
+        ),
+    )
+    composed = time.perf_counter()
+    write(events, labels, options.out, compress=not options.plain)
+    thieves = sum(label.harvesting for label in labels.values())
+    print(
+        f"{len(events):,} events of {len(labels):,} accounts, {thieves} of them thieves: "
+        f"{composed - began:.0f} s to compose, {time.perf_counter() - composed:.0f} s to write"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Composed weeks: the same seed gives the same week, splits share no source, labels are whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from benchmarks.detection import customers, harvesters
+from benchmarks.detection.compose import WEEK_START, Label, Settings, compose, write
+from benchmarks.detection.sources import SPLITS, Sources, load, third
+from detector.events import Event, decode
+from tests.benchmarks.tiny_sources import write_sources
+
+Composed = tuple[list[Event], dict[str, Label]]
+
+SMALL = Settings(customers=60, thieves=0.25, max_events=6_000)
+VECTORS = Settings(customers=40, thieves=0.25, traffic="vectors", invented_models=1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sources")
+    write_sources(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=[SMALL, VECTORS], ids=["text", "vectors"])
+def settings(request: pytest.FixtureRequest) -> Settings:
+    chosen: Settings = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def composed(data: Path, settings: Settings) -> Composed:
+    return compose("train", 1, data, settings)
+
+
+def units(sources: Sources) -> dict[str, set[str]]:
+    """What must not occur in two splits."""
+    return {
+        "people": {person.name for person in sources.people},
+        "utterances": set(sources.utterances),
+        "questions": set(sources.questions),
+        "personas": set(sources.personas),
+        "tasks": set(sources.tasks),
+        "puzzles": set(sources.puzzles),
+        "problems": set(sources.problems),
+        "instructions": {text for texts in sources.instructions.values() for text in texts},
+        "templates": set(sources.teacher_templates),
+        "articles": set(sources.articles),
+        "clients": {client.name for client in sources.clients},
+    }
+
+
+def test_thirds_of_nine_units_are_three_each_and_together_all() -> None:
+    names = [f"unit-{i}" for i in range(9)]
+    shares = [third(names, split) for split in SPLITS]
+    assert [len(share) for share in shares] == [3, 3, 3]
+    assert set.union(*shares) == set(names)
+
+
+def test_no_source_unit_is_in_two_splits(data: Path) -> None:
+    train, calibrate, test = (units(load(data, split)) for split in SPLITS)
+    for kind in train:
+        assert train[kind], f"{kind}: nothing to train on"
+        assert not train[kind] & calibrate[kind], kind
+        assert not train[kind] & test[kind], kind
+        assert not calibrate[kind] & test[kind], kind
+
+
+def test_the_same_seed_gives_the_same_week(
+    data: Path, composed: Composed, settings: Settings
+) -> None:
+    again = compose("train", 1, data, settings)
+    assert msgspec.json.encode(again) == msgspec.json.encode(composed)
+
+
+def test_another_seed_gives_another_week(
+    data: Path, composed: Composed, settings: Settings
+) -> None:
+    other, _ = compose("train", 2, data, settings)
+    assert not {e.account for e in other} & {e.account for e in composed[0]}
+
+
+def test_every_account_is_labelled_and_every_label_has_events(composed: Composed) -> None:
+    events, labels = composed
+    assert {event.account for event in events} == set(labels)
+
+
+def test_the_share_of_thieves_is_what_was_asked_for(composed: Composed) -> None:
+    _, labels = composed
+    share = sum(label.harvesting for label in labels.values()) / len(labels)
+    assert share == pytest.approx(0.25, abs=0.06)
+
+
+def test_events_are_sorted_and_within_the_week(composed: Composed) -> None:
+    times = [float(event.ts) for event in composed[0]]
+    assert times == sorted(times)
+    assert times[0] >= WEEK_START
+    assert times[-1] <= WEEK_START + 7 * 86_400
+
+
+def test_every_written_event_is_one_that_the_detector_accepts(
+    composed: Composed, tmp_path: Path
+) -> None:
+    events, labels = composed
+    write(events, labels, tmp_path, compress=False)
+    lines = (tmp_path / "events.jsonl").read_bytes().splitlines()
+    assert [decode(line, read_at=WEEK_START + 7 * 86_400) for line in lines] == events
+
+
+def test_the_labels_file_says_for_each_account_whether_it_harvests_and_its_group(
+    composed: Composed, tmp_path: Path
+) -> None:
+    events, labels = composed
+    write(events, labels, tmp_path)
+    assert json.loads((tmp_path / "labels.json").read_text()) == {
+        name: {"harvesting": label.harvesting, "group": label.group}
+        for name, label in labels.items()
+    }
+
+
+def test_the_same_week_is_the_same_file(composed: Composed, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write(*composed, tmp_path / folder)
+    a, b = ((tmp_path / folder / "events.jsonl.gz").read_bytes() for folder in ("a", "b"))
+    assert a == b
+
+
+def test_every_kind_and_family_is_drawn_over_a_few_weeks(data: Path) -> None:
+    groups = set()
+    for seed in range(3):
+        _, labels = compose("calibrate", seed, data, SMALL)
+        groups |= {label.group.split(" x")[0] for label in labels.values()}
+    assert groups >= set(harvesters.FAMILIES)
+    # Tiny sources have 60 talkative people, so every kind still gets its share of 60 customers.
+    assert groups >= set(customers.KINDS)
+
+
+def test_campaign_members_are_named_with_how_they_go_about_it(composed: Composed) -> None:
+    _, labels = composed
+    for label in labels.values():
+        assert (label.campaign is not None) == label.harvesting
+        assert ("timing" in label.traits) == label.harvesting
