@@ -119,12 +119,12 @@ def _rewrite(folder: Path, replace: Mapping[str, str]) -> None:
 def _wait_until_ready(running: Nginx, ports: Sequence[int]) -> None:
     deadline = time.monotonic() + _READY_S
     waiting = list(ports)
-    while waiting:
+    while waiting or not (running.folder / "nginx.pid").exists():
         if running.process.poll() is not None:
             raise RuntimeError(f"nginx ended at once: {running.errors().strip()[-2000:]}")
         if time.monotonic() > deadline:
             raise RuntimeError(f"nginx does not listen on {waiting} after {_READY_S:.0f} s")
-        with suppress(OSError), socket.create_connection(("127.0.0.1", waiting[0]), 0.2):
+        with suppress(OSError, IndexError), socket.create_connection(("127.0.0.1", waiting[0]), 0.2):
             waiting.pop(0)
             continue
         time.sleep(0.01)

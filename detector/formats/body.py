@@ -326,6 +326,11 @@ def _tensor(tensor: dict[str, Any]) -> list[str | list[float]]:
 
 def _vector(row: object) -> list[float] | None:
     """The row's numbers in order (of its fields' names, if it has names). None: not all numbers."""
+    if isinstance(row, list):
+        try:
+            return msgspec.convert(row, list[float])  # the usual shape
+        except (msgspec.ValidationError, OverflowError):
+            pass
     flat: list[float] = []
     return flat if _flatten(row, flat) else None
 

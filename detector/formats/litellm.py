@@ -17,6 +17,7 @@ from detector.settings import FormatSettings
 __all__ = ["LiteLLM"]
 
 _REDACTED: Final = "redacted-by-litellm"
+_ABSENT: Final = msgspec.Raw(b"null")  # a part that is decoded later, or not at all
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,7 +53,7 @@ class _Payload(msgspec.Struct):
     model_group: str | None = None
     messages: Any = None
     model_parameters: dict[str, Any] | None = None
-    response: msgspec.Raw | None = None
+    response: msgspec.Raw = _ABSENT
     prompt_tokens: float | None = None
     completion_tokens: float | None = None
     end_user: str | None = None
@@ -66,7 +67,7 @@ class _Message(msgspec.Struct):
 
 class _Choice(msgspec.Struct):
     message: _Message | None = None
-    logprobs: msgspec.Raw | None = None
+    logprobs: msgspec.Raw = _ABSENT
 
 
 class _Item(msgspec.Struct):
@@ -206,10 +207,8 @@ def _latency_ms(payload: _Payload) -> float | None:
     return max(0.0, round((end - start) * 1000.0, 3))
 
 
-def _response(raw: msgspec.Raw | None) -> _Response | None:
+def _response(raw: msgspec.Raw) -> _Response | None:
     """The answer, if it has a shape that is read; its other shapes are no fault of the record."""
-    if raw is None:
-        return None
     try:
         return _response_decoder.decode(raw)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -260,7 +259,6 @@ def _output(response: _Response | None) -> Output | None:
     if response is None or not response.choices:
         return None
     given = any(
-        choice.logprobs is not None and bytes(choice.logprobs) not in (b"null", b"{}", b"[]")
-        for choice in response.choices
+        bytes(choice.logprobs) not in (b"null", b"{}", b"[]") for choice in response.choices
     )
     return Output(logprobs=given)

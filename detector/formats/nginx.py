@@ -58,11 +58,13 @@ class Nginx:
         line = _line(record)
         asked = read_body(line.body) if line.body else _NO_BODY
         events: list[Event | EndOfInput] = []
-        many = len(asked.inputs) > 1
-        for row, content in enumerate(asked.inputs or (None,)):
+        rows: list[str | list[float] | None] = [*asked.inputs] or [None]
+        outputs = _outputs(line, len(rows))
+        for row, content in enumerate(rows):
             event = self._event(line, asked)
             event.input = content
-            if many and event.request_id:
+            event.output = outputs[row]
+            if len(rows) > 1 and event.request_id:
                 event.request_id = f"{event.request_id}#{row}"
             check(event, read_at)
             events.append(event)
@@ -85,7 +87,8 @@ class Nginx:
         status = _status(line.status)
         if status is None:
             raise BadRecord(f"status: {line.status[:16]!r} is not an HTTP status")
-        key = line.api_key if _KEY_HASH.fullmatch(line.api_key) else None
+        # A key that belongs to no known account is billed under its hash.
+        key = next(filter(_KEY_HASH.fullmatch, (line.api_key, line.account)), None)
         # nginx tried several upstreams: "502, 200"; redirected internally: "502 : 200".
         answered = _status(re.split(r"[,:\s]+", line.upstream_status)[-1])
         model = asked.model
@@ -107,7 +110,6 @@ class Nginx:
             served=status < 400 and (answered is None or answered < 400),
             latency_ms=round(line.request_time * 1000.0, 3),
             params=asked.params,
-            output=_output(line),
         )
 
 
@@ -129,14 +131,25 @@ def _status(text: str) -> int | None:
     return int(text) if len(text) == 3 and text.isascii() and text.isdigit() else None
 
 
-def _output(line: _Line) -> Output | None:
-    """What the upstream's own headers say about the answer, when it sends them."""
+def _outputs(line: _Line, rows: int) -> list[Output | None]:
+    """What the upstream's own headers say of the answers: one label a row, by commas."""
     if not line.label:
-        return None
+        return [None] * rows
+    labels = line.label.split(",") if rows > 1 else [line.label]
+    confidences = line.confidence.split(",")
+    if len(labels) != rows:
+        return [None] * rows
+    if len(confidences) != rows:
+        confidences = [""] * rows
+    return [
+        Output(label=label.strip(), confidence=_share(confidence))
+        for label, confidence in zip(labels, confidences, strict=True)
+    ]
+
+
+def _share(text: str) -> float | None:
     try:
-        confidence: float | None = float(line.confidence)
+        value = float(text)
     except ValueError:
-        confidence = None
-    if confidence is not None and not 0.0 <= confidence <= 1.0:
-        confidence = None
-    return Output(label=line.label, confidence=confidence)
+        return None
+    return value if 0.0 <= value <= 1.0 else None

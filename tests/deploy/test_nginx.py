@@ -2,155 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
-from detector.events import Event
-from detector.formats import get
-from tests.real_nginx import Nginx, free_port, nginx
+from tests.deploy.gateway import Gateway, Model, Verdicts, gateway, served
+from tests.real_nginx import free_port
 
-DEPLOY = Path(__file__).parents[2] / "deploy" / "nginx"
-CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 QUOTA = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 ABNORMAL = "https://iana.org/assignments/http-problem-types#abnormal-usage-detected"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-@dataclass
-class Verdicts:
-    """The verdict service's contract with nginx: one (status, headers) for each bearer key."""
-
-    answers: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict)
-    asked: list[dict[str, str]] = field(default_factory=list)
-    connections: set[tuple[str, int]] = field(default_factory=set)
-    delay_s: float = 0.0
-
-    def handler(self) -> type[_Handler]:
-        verdicts = self
-
-        class Handler(_Handler):
-            def do_GET(self) -> None:
-                verdicts.connections.add(self.client_address)
-                verdicts.asked.append({k.lower(): v for k, v in self.headers.items()})
-                if verdicts.delay_s:
-                    time.sleep(verdicts.delay_s)
-                key = self.headers.get("Authorization", "").removeprefix("Bearer ")
-                allow = {"X-Velvetrope-Action": "allow", "X-Velvetrope-Level": "0"}
-                status, headers = verdicts.answers.get(key, (200, allow))
-                self.answer(status, {"X-Velvetrope-Account": f"acct-{key}", **headers})
-
-        return Handler
-
-
-@dataclass
-class Model:
-    """A model's server: it answers with the headers that reached it."""
-
-    headers: dict[str, str] = field(default_factory=dict)
-    status: int = 200
-
-    def handler(self) -> type[_Handler]:
-        model = self
-
-        class Handler(_Handler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                seen = {k.lower(): v for k, v in self.headers.items()}
-                self.answer(model.status, model.headers, json.dumps(seen).encode())
-
-        return Handler
-
-
-@contextmanager
-def served(handler: type[_Handler]) -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-@dataclass
-class Gateway:
-    client: httpx.Client
-    nginx: Nginx
-    port: int
-
-    def post(self, key: str, body: Any = CHAT, **headers: str) -> httpx.Response:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self.client.post(
-            "/v1/chat/completions",
-            content=content,
-            headers={"Authorization": f"Bearer {key}"}
-            | {name.replace("_", "-"): value for name, value in headers.items()},
-        )
-
-    def events(self, count: int) -> list[Event]:
-        """The log's events, when there are `count`."""
-        log = self.nginx.folder / "velvetrope.log"
-        deadline = time.monotonic() + 5
-        while len(lines := log.read_bytes().splitlines()) < count:
-            assert time.monotonic() < deadline, f"{len(lines)} lines, not {count}: {lines}"
-            time.sleep(0.01)
-        events, bad = get("nginx").decode_lines(lines, time.time())
-        assert bad == []
-        assert len(events) >= count
-        return [event for event in events if isinstance(event, Event)]
-
-
-@contextmanager
-def gateway(verdict_port: int, model_port: int, **settings: str) -> Iterator[Gateway]:
-    port = free_port()
-    replace = {
-        "127.0.0.1:8080": f"127.0.0.1:{port}",
-        "127.0.0.1:8470": f"127.0.0.1:{verdict_port}",
-        "127.0.0.1:8000": f"127.0.0.1:{model_port}",
-        "/var/log/nginx": "{folder}",
-        "worker_processes auto": "worker_processes 1",
-    }
-    lines = {
-        "when_away": 'map "" $velvetrope_when_away { default open; }',
-        "caller": 'map "" $velvetrope_caller { default ""; }',
-        "secret": 'map "" $velvetrope_secret { default ""; }',
-    }
-    if unguarded := settings.pop("location", None):
-        replace["location / {"] = unguarded
-    for name, value in settings.items():
-        replace[lines[name]] = f'map "" $velvetrope_{name} {{ default {value}; }}'
-    with (
-        nginx(DEPLOY, [port], replace) as running,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client,
-    ):
-        yield Gateway(client, running, port)
 
 
 @pytest.fixture
@@ -253,13 +115,32 @@ def test_forged_headers_reach_neither_the_service_nor_the_model_nor_the_client(
         X_Velvetrope_Account="forged",
         X_Velvetrope_Status="forged",
         X_Velvetrope_Secret="forged",
-        X_Velvetrope_Api_Key="forged",
         X_Account="forged",
     )
     assert "forged" not in verdicts.asked[0].values()
     assert "forged" not in answer.json().values()
     assert "forged" not in answer.headers.values()
     assert [event.account for event in gate.events(1)] == ["acct-k1"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ("/v1/chat/completions?key=s3cret", "/v1/chat/completions"),
+        ("/v1//%63hat/./completions", "/v1/chat/completions"),
+        ("/v1/x%0d%0aX-Account:%20victim", "/v1/x%0d%0aX-Account:%20victim"),
+    ],
+    ids=["without its query", "as nginx matched it", "no field of the client's own"],
+)
+def test_the_service_is_told_the_path(
+    sent: str, told: str, gate: Gateway, verdicts: Verdicts
+) -> None:
+    with socket.create_connection(("127.0.0.1", gate.port)) as connection:
+        connection.sendall(f"GET {sent} HTTP/1.0\r\n\r\n".encode())
+        assert connection.recv(4096)
+    assert verdicts.asked[0]["x-original-uri"] == told
+    assert verdicts.asked[0]["x-original-method"] == "GET"
+    assert "x-account" not in verdicts.asked[0]
 
 
 def test_a_named_caller_and_the_secret_go_to_the_service(
