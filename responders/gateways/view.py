@@ -33,6 +33,7 @@ _REMEMBERED: Final = 100_000
 _ALLOW_KEPT_S: Final = 0.5
 _RETRY_S: Final = 0.5
 _PATIENCE_S: Final = 0.15
+_PATIENCE_STALE_S: Final = 2.0
 
 
 class View:
@@ -83,9 +84,13 @@ class View:
                 return
             self._refreshing = asyncio.create_task(self._refresh())
         if age >= self._settings.refresh_s * 2:
-            # A store that hangs must not hold up answers: gateways give them 250 ms.
+            # A store that hangs must not hold up answers: gateways give them 250 ms. Without a
+            # copy to answer from there is nothing to lose by waiting.
+            stale = age > self._settings.stale_after_s
             with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._refreshing), _PATIENCE_S)
+                await asyncio.wait_for(
+                    asyncio.shield(self._refreshing), _PATIENCE_STALE_S if stale else _PATIENCE_S
+                )
             self._refuse_stale()
 
     async def identity(self, caller: Caller) -> dict[str, str]:
