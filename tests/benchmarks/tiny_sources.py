@@ -48,7 +48,12 @@ def write_sources(folder: Path) -> None:
     table(
         "prompts.parquet",
         [
-            {"source": source, "author": f"author-{i % 30}", "meta": f"topic-{i % 30}", "text": text}
+            {
+                "source": source,
+                "author": f"author-{i % 30}",
+                "meta": f"topic-{i % 30}",
+                "text": text,
+            }
             for source, words in (
                 ("clinc150", 6),
                 ("arena_hard_v0.1", 30),
@@ -61,7 +66,11 @@ def write_sources(folder: Path) -> None:
     table(
         "batch_eval.parquet",
         [
-            {"source": source, "task": f"{task}_{i % 12}", "text": f"Read:\n\n{say(30)}\n\n{say(5)}"}
+            {
+                "source": source,
+                "task": f"{task}_{i % 12}",
+                "text": f"Read:\n\n{say(30)}\n\n{say(5)}",
+            }
             for source, task in (("bbh", "logic"), ("gsm8k", "train"))
             for i in range(180)
         ]
