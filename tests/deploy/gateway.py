@@ -18,7 +18,7 @@ from detector.events import Event
 from detector.formats import get
 from tests.real_nginx import Nginx, free_port, nginx
 
-__all__ = ["CHAT", "Gateway", "Model", "Verdicts", "gateway", "served"]
+__all__ = ["CHAT", "DEPLOY", "Gateway", "Model", "Verdicts", "gateway", "served"]
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "nginx"
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}

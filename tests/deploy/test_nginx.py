@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.deploy.gateway import Gateway, Model, Verdicts, gateway, served
+from tests.deploy.gateway import DEPLOY, Gateway, Model, Verdicts, gateway, served
 from tests.real_nginx import free_port
 
 QUOTA = "https://iana.org/assignments/http-problem-types#quota-exceeded"
@@ -41,6 +41,16 @@ def verdict_port(verdicts: Verdicts) -> Iterator[int]:
 def gate(verdict_port: int, model_port: int) -> Iterator[Gateway]:
     with gateway(verdict_port, model_port) as running:
         yield running
+
+
+def test_the_documented_log_format_is_the_one_that_is_deployed() -> None:
+    def log_format(text: str) -> str:
+        start = text.index("log_format velvetrope escape")
+        return text[start : text.index(";", start)]
+
+    documented = (DEPLOY.parents[1] / "docs" / "formats.md").read_text()
+    deployed = (DEPLOY / "velvetrope" / "http.conf").read_text()
+    assert log_format(documented) == log_format(deployed)
 
 
 def test_an_allowed_request_reaches_the_model_with_the_verdict(gate: Gateway) -> None:
