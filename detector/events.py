@@ -122,6 +122,11 @@ def check(event: Event, read_at: float) -> None:
         raise BadRecord(f"status {event.status} is not an HTTP status")
     if event.latency_ms is not None and not 0.0 <= event.latency_ms < math.inf:
         raise BadRecord(f"latency_ms {event.latency_ms!r} is not a finite number ≥ 0")
+    if event.latency_ms and ts + event.latency_ms / 1000.0 > read_at + _MAX_AHEAD_S:  # type: ignore[operator]
+        # Arrival + latency is what moves the watermark: it must not come from the future either.
+        raise BadRecord(
+            f"latency_ms {event.latency_ms!r} ends the request more than a day from now"
+        )
     if event.served is None:
         event.served = event.status < 400
 
@@ -143,7 +148,7 @@ def redact(record: bytes) -> bytes:
 
 def _unix_seconds(text: str) -> float:
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text.upper())
     except ValueError:
         raise BadRecord(f"ts {text[:40]!r} is neither a number nor an RFC 3339 time") from None
     if moment.tzinfo is None:

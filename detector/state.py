@@ -104,7 +104,7 @@ def pack(kind: str, version: int, state: Any) -> bytes:
         {"format": _FORMAT, "kind": kind, "version": version, "state": state},
         enc_hook=_encode_array,
     )
-    return zstandard.ZstdCompressor(level=1).compress(body)
+    return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(body)
 
 
 def unpack(kind: str, version: int, packed: bytes) -> Any:
@@ -118,6 +118,7 @@ def unpack(kind: str, version: int, packed: bytes) -> Any:
             zstandard.ZstdDecompressor().decompress(packed), ext_hook=_decode_array
         )
         found = (body["format"], body["kind"], body["version"])
+        state = body["state"]
     except (zstandard.ZstdError, msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
         raise StateMismatch(f"stored {kind} state is damaged: {error}") from None
     if found != (_FORMAT, kind, version):
@@ -125,11 +126,11 @@ def unpack(kind: str, version: int, packed: bytes) -> Any:
             f"stored state is {found[1]} version {found[2]} in format {found[0]}; "
             f"this program reads {kind} version {version} in format {_FORMAT}"
         )
-    return body["state"]
+    return state
 
 
 def _encode_array(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         header = msgspec.msgpack.encode((value.dtype.str, value.shape))
         data = len(header).to_bytes(2, "little") + header + np.ascontiguousarray(value).tobytes()
         return msgspec.msgpack.Ext(1, data)

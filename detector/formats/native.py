@@ -67,7 +67,12 @@ class Native:
                         and 0 < len(account) <= _MAX_ACCOUNT_BYTES
                         and account.isascii()
                         and 0 <= event.status < 1000
-                        and (event.latency_ms is None or event.latency_ms >= 0.0)
+                        and (
+                            event.latency_ms is None
+                            or (
+                                event.latency_ms >= 0.0 and ts + event.latency_ms / 1000.0 <= latest
+                            )
+                        )
                     ):
                         if event.served is None:
                             event.served = event.status < 400

@@ -22,6 +22,7 @@ BAD = {
     "not a number": (b'{"ts": NaN, "account": "a"}', "byte"),
     "infinite": (b'{"ts": 1, "account": "a", "latency_ms": 1e999}', "latency_ms"),
     "negative latency": (b'{"ts": 1, "account": "a", "latency_ms": -1}', "latency_ms"),
+    "endless latency": (b'{"ts": 1, "account": "a", "latency_ms": 1e308}', "latency_ms"),
     "invalid UTF-8": (b'{"ts": 1, "account": "a", "x": "\xff"}', "utf-8"),
     "year 2090": (b'{"ts": 3786912000, "account": "a"}', "a day from now"),
     "before 1970": (b'{"ts": -1, "account": "a"}', "1970"),
