@@ -212,7 +212,7 @@ class PartitionMeasure:
             if type(content) is str:
                 kind = _TEXT
                 piece = content.encode("utf-8", "replace")
-            elif content is None:
+            elif not content:  # a vector of no numbers says as little as none at all
                 kind = _METADATA
                 piece = b""
             else:
