@@ -138,6 +138,9 @@ def gateway(verdict_port: int, model_port: int, **settings: str) -> Iterator[Gat
         "/var/log/nginx": "{folder}",
         "worker_processes auto": "worker_processes 1",
     }
+    if settings.pop("patience", "") != "as deployed":
+        # A busy machine that runs the tests must not look like a verdict service that is away.
+        replace["proxy_read_timeout 250ms"] = "proxy_read_timeout 10s"
     lines = {
         "when_away": 'map "" $velvetrope_when_away { default open; }',
         "caller": 'map "" $velvetrope_caller { default ""; }',
