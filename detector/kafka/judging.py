@@ -33,6 +33,7 @@ from detector.kafka.connection import consumer, producer, read_to_end, wait_for_
 from detector.kafka.records import decode_blocks
 from detector.kafka.topics import Topics
 from detector.settings import Settings
+from responders.alerts.ocsf import Activity, Alert
 from responders.decisions import Decision
 from responders.feedback import (
     BadFeedback,
@@ -289,6 +290,7 @@ class _Turn:
         self._judgement = Judgement()
         self._journal: list[tuple[Feedback, int]] = []
         self._letters: list[bytes] = []
+        self._told: list[Alert] = []  # of the deployment's own health: outside of event time
 
     async def begin(self) -> None:
         """Read the commands to their end, and put the new generation on record."""
@@ -361,6 +363,7 @@ class _Turn:
         if partition in self._missed:
             self._missed.remove(partition)
             log.warning("partition %d has an owner again", partition)
+            self._tell(partition, "close")
         self._epochs[partition] = max(self._epochs[partition], said.epoch)
         if said.silent:
             # A former owner that wakes up must not speak for the present one. Its blocks may come:
@@ -390,6 +393,7 @@ class _Turn:
         for partition, heard in enumerate(self._heard):
             if now - heard > after and partition not in self._missed:
                 self._missed.add(partition)
+                self._tell(partition, "create")
                 log.warning(
                     "partition %d of %s has had no owner for %.0f s: nothing is judged until a "
                     "worker measures it",
@@ -397,6 +401,21 @@ class _Turn:
                     self._topics.access_logs,
                     after,
                 )
+
+    def _tell(self, partition: int, activity: Activity) -> None:
+        """Alert on a partition without an owner, or on its end."""
+        uid = f"{self._topics.access_logs}-{partition}:no-owner"
+        now = time.time()
+        self._told.append(
+            Alert(
+                id=f"{uid}:{activity}:{self._generation}:{int(now)}",
+                uid=uid,
+                version=self._generation << 32,
+                activity=activity,
+                time=now,
+                finding=_no_owner(self._topics.access_logs, partition, uid, activity, now),
+            )
+        )
 
     def _decoded(self, record: ConsumerRecord) -> Feedback | None:
         try:
@@ -428,7 +447,8 @@ class _Turn:
         judgement, self._judgement = self._judgement, Judgement()
         journal, self._journal = self._journal, []
         letters, self._letters = self._letters, []
-        out = judgement.decisions or judgement.alerts or journal or letters
+        alerts, self._told = [*judgement.alerts, *self._told], []
+        out = judgement.decisions or alerts or journal or letters
         if not (out or checkpoint or always):
             return
         planned = None
@@ -440,7 +460,7 @@ class _Turn:
         async with self._sender.transaction():
             for decision in judgement.decisions:
                 await send(self._topics.decisions, encode_decision(decision), key=_key(decision))
-            for alert in judgement.alerts:
+            for alert in alerts:
                 await send(self._topics.alerts, msgspec.json.encode(alert), key=alert.uid.encode())
             for feedback, taken_at in journal:
                 await send(
@@ -464,6 +484,36 @@ class _Turn:
             )
         if planned is not None:
             self._covered = offsets
+
+
+def _no_owner(
+    topic: str, partition: int, uid: str, activity: Activity, now: float
+) -> dict[str, Any]:
+    """The OCSF document of a partition that nobody measures, in the class that all alerts have."""
+    number = {"create": 1, "update": 2, "close": 3}[activity]
+    title = f"Partition {partition} of {topic} has no owner: nothing is judged"
+    return {
+        "activity_id": number,
+        "activity_name": activity.capitalize(),
+        "category_uid": 2,
+        "class_uid": 2004,
+        "class_name": "Detection Finding",
+        "type_uid": 200400 + number,
+        "time": int(now * 1000),
+        "message": title,
+        "metadata": {
+            "version": "1.4.0",
+            "product": {"name": "velvetrope", "vendor_name": "velvetrope"},
+        },
+        "severity_id": 4 if activity == "create" else 1,
+        "status_id": 4 if activity == "close" else 1,
+        "finding_info": {
+            "uid": uid,
+            "title": title,
+            "desc": "Every tick waits for all partitions. Start a worker that measures.",
+            "types": ["Detection outage"],
+        },
+    }
 
 
 def _taken_at(record: ConsumerRecord) -> int:

@@ -43,6 +43,9 @@ class Stage(Protocol):
         """Leave everything so that another goes on from here."""
 
 
+_Maker = Callable[[Settings, Callable[[BaseException], object]], Stage]
+
+
 def run_worker(settings: Settings, stages: Collection[str] = STAGES) -> int:
     """Run stages in this process until SIGTERM or SIGINT.
 
@@ -153,16 +156,17 @@ async def _ready(settings: Settings) -> None:
 
 def _made(settings: Settings, stages: frozenset[str]) -> list[Stage]:
     """The stages, in the order of the flow: what is upstream stops first."""
+    from detector.kafka.alerting import AlertingStage
     from detector.kafka.applying import ApplyStage
     from detector.kafka.judging import JudgeStage
     from detector.kafka.measuring import MeasureStage
 
-    makers: dict[str, Callable[[Settings, Callable[[BaseException], object]], Stage]] = {
-        "measure": MeasureStage,
-        "judge": JudgeStage,
-        "apply": ApplyStage,
+    makers: dict[str, tuple[_Maker, ...]] = {
+        "measure": (MeasureStage,),
+        "judge": (JudgeStage,),
+        "apply": (ApplyStage, AlertingStage),
     }
-    return [makers[name](settings, _fail) for name in STAGES if name in stages]
+    return [make(settings, _fail) for name in STAGES if name in stages for make in makers[name]]
 
 
 def _fail(error: BaseException) -> None:
