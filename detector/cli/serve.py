@@ -24,7 +24,6 @@ from detector.cli.replay import make_pipeline
 if TYPE_CHECKING:
     from detector.runners.pipeline import Pipeline
     from detector.settings import Settings
-    from responders.alerts.ocsf import Alert
     from responders.decisions import Decision
 
 __all__ = ["pipeline_maker", "print_decisions", "register"]
@@ -123,7 +122,7 @@ def pipeline_maker(settings: Settings) -> Callable[[bytes | None], Pipeline]:
     return make
 
 
-def print_decisions(decisions: Sequence[Decision], alerts: Sequence[Alert]) -> None:
+def print_decisions(decisions: Sequence[Decision]) -> None:
     """A line for each decision that has come into force."""
     log = logging.getLogger("velvetrope")
     for decision in decisions:

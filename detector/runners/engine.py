@@ -22,6 +22,7 @@ from detector.runners.lines import LineBatch
 from detector.runners.sources import Source
 from detector.settings import ServeSettings
 from responders.alerts.ocsf import Alert
+from responders.alerts.sink import AlertSink
 from responders.allowlist import AllowEntry
 from responders.decisions import Decision
 from responders.feedback import Allow, Disallow, Feedback, SetMode
@@ -65,7 +66,8 @@ class Engine:
         settings: ServeSettings,
         *,
         once: bool = False,
-        committed: Callable[[Sequence[Decision], Sequence[Alert]], None] = lambda d, a: None,
+        sinks: Sequence[AlertSink] = (),
+        committed: Callable[[Sequence[Decision]], None] = lambda decisions: None,
     ) -> None:
         self._pipeline = pipeline
         self._store = store
@@ -75,6 +77,7 @@ class Engine:
         self._formats = formats  # of what is posted
         self._settings = settings
         self._once = once
+        self._sinks = sinks
         self._committed = committed
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -91,6 +94,7 @@ class Engine:
         self._dirty = False
         self._last_commit = time.monotonic()
         self._commit_took = 0.0
+        self._sent_seq = 0
         self.taken_out: Callable[[int], None] = lambda records: None
 
     def stop(self) -> None:
@@ -109,6 +113,7 @@ class Engine:
             StoreUnavailable: the last checkpoint could not be written; what it would have held
                 will be read again at the next start.
         """
+        self._send()  # what the last run committed and could not hand to the sinks any more
         idle_since: float | None = None
         silent = False
         while not self._stopping.is_set():
@@ -245,13 +250,24 @@ class Engine:
         self._last_commit = time.monotonic()
         self._commit_took = self._last_commit - began if not tries else 0.0
         self.taken_out(records)
-        if decisions or alerts:
-            self._committed(decisions, alerts)
+        if alerts:
+            self._send()
+        if decisions:
+            self._committed(decisions)
+
+    def _send(self) -> None:
+        alerts, seq = self._ledger.unsent()
+        if seq > self._sent_seq:
+            for sink in self._sinks:
+                sink.emit(alerts)
+            self._sent_seq = seq
 
     def _commit(self, state: bytes) -> None:
         with self._store.transaction() as db:
             self._store.apply(self._decisions)
             self._store.keep_alerts(self._alerts)
+            self._ledger.sent(db, self._sent_seq)
+            self._ledger.send(db, self._alerts)
             for _, feedback in self._journal:
                 self._apply_at_once(feedback)
             for seq, feedback in self._journal:

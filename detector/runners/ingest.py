@@ -34,7 +34,6 @@ class _LiteLLMShape(msgspec.Struct):
 
     startTime: float | str  # noqa: N815 - LiteLLM's name
     status: str
-    metadata: msgspec.Raw | None = None
 
 
 _shape: Final = msgspec.json.Decoder(_LiteLLMShape)

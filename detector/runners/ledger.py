@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from detector.dead_letters import DeadLetter
+from responders.alerts.ocsf import Alert
 from responders.feedback import Feedback, decode_feedback, encode_feedback
 from responders.stores.base import StoreUnavailable
 from responders.stores.sqlite import SqliteStore
@@ -34,6 +35,7 @@ CREATE TABLE IF NOT EXISTS feedback (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, json BLOB NOT NULL, tick INTEGER
 );
 CREATE INDEX IF NOT EXISTS feedback_new ON feedback (seq) WHERE tick IS NULL;
+CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, json BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS dead_letters (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, json BLOB NOT NULL
 );
@@ -153,6 +155,25 @@ class Ledger:
         """Whether a command has its tick."""
         rows = self._read("SELECT tick FROM feedback WHERE id = ?", (feedback_id,))
         return bool(rows) and rows[0][0] is not None
+
+    # Alerts on their way to the sinks
+
+    def send(self, db: sqlite3.Connection, alerts: Iterable[Alert]) -> None:
+        """Put alerts into the outbox."""
+        db.executemany(
+            "INSERT INTO outbox (json) VALUES (?)",
+            [(msgspec.json.encode(alert),) for alert in alerts],
+        )
+
+    def unsent(self) -> tuple[list[Alert], int]:
+        """Alerts in the outbox, oldest first, and the number of the last (0: there is none)."""
+        rows = self._read("SELECT seq, json FROM outbox ORDER BY seq")
+        alerts = [msgspec.json.decode(json, type=Alert) for _, json in rows]
+        return alerts, rows[-1][0] if rows else 0
+
+    def sent(self, db: sqlite3.Connection, up_to: int) -> None:
+        """The sinks have taken the alerts up to this number."""
+        db.execute("DELETE FROM outbox WHERE seq <= ?", (up_to,))
 
     # Dead letters
 

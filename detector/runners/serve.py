@@ -27,9 +27,10 @@ from detector.runners.ingest import Ingest
 from detector.runners.ledger import Ledger
 from detector.runners.sources import FileSource, Source
 from detector.settings import Settings
-from responders.alerts.ocsf import Alert
+from responders.alerts.sinks import open_sinks
 from responders.decisions import Decision
 from responders.gateways.app import create_app
+from responders.gateways.protocol import TolerantProtocol
 from responders.stores.base import StoreUnavailable
 from responders.stores.lock import StateInUse, StateLock
 from responders.stores.sqlite import SqliteStore
@@ -39,7 +40,7 @@ __all__ = ["CannotServe", "Committed", "Service"]
 _log: Final = logging.getLogger("velvetrope.serve")
 _BACKLOG: Final = 1024
 
-Committed = Callable[[Sequence[Decision], Sequence[Alert]], None]
+Committed = Callable[[Sequence[Decision]], None]
 
 
 class CannotServe(Exception):
@@ -56,7 +57,7 @@ class Service:
         sources: further sources of that format, for playing a log.
         once: read every source to its end, take that for the end of the input, and return.
         clock: event time now, for expiries; a played log brings its own.
-        committed: told of decisions and alerts once they are in force, in the engine's thread.
+        committed: told of decisions once they are in force, in the engine's thread.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Service:
         sources: Sequence[Source] = (),
         once: bool = False,
         clock: Callable[[], float] = time.time,
-        committed: Committed = lambda decisions, alerts: None,
+        committed: Committed = lambda decisions: None,
     ) -> None:
         self._settings = settings
         self._make_pipeline = pipeline
@@ -131,6 +132,9 @@ class Service:
                     mode,
                 )
             pipeline = self._restored(store, ledger)
+            sinks = open_sinks(settings.alerts)
+            for sink in sinks:
+                stack.callback(sink.close)
             sources = [*self._sources]
             for file in self._files:
                 sources.append(
@@ -144,7 +148,7 @@ class Service:
         except (StateInUse, StoreUnavailable) as error:
             raise CannotServe(str(error)) from None
         except OSError as error:
-            raise CannotServe(f"{path}: {error.strerror}") from None
+            raise CannotServe(f"{error.filename or path}: {error.strerror}") from None
         missing = [str(file) for file in self._files if self._once and not file.is_file()]
         if missing:
             raise CannotServe(f"{missing[0]}: there is no such file")
@@ -158,6 +162,7 @@ class Service:
             known,
             settings.serve,
             once=self._once,
+            sinks=sinks,
             committed=self._committed,
         )
         ingest = Ingest(
@@ -210,6 +215,7 @@ class Service:
     ) -> None:
         config = uvicorn.Config(
             app,
+            http=TolerantProtocol,
             log_level="warning",
             access_log=False,
             server_header=False,
