@@ -493,6 +493,12 @@ def test_a_forgotten_account_is_a_new_one() -> None:
     assert [block.refused for block in blocks] == [0, 0, 0, 4, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize(("back", "index"), [(2001.9, 1), (2002.0, 0)])
+def test_an_account_is_forgotten_2000_s_after_its_last_request(back: float, index: int) -> None:
+    log = [*burst(3), *clock(30.0, 1980.0), event("a", back)]
+    assert [block.index for block in of("a", measure(log))] == [0, index]
+
+
 def test_a_forgotten_accounts_request_ids_are_forgotten() -> None:
     once = event("a", request_id="x")
     again = event("a", QUICK.account_forget_after + 200.0, request_id="x")
