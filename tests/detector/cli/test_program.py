@@ -1,0 +1,110 @@
+"""The program as it is started: help, settings, usage errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from detector.cli import build
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("VELVETROPE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def leaves(command: object, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    below = getattr(command, "commands", None)
+    if below is None:
+        return [path]
+    return [leaf for name, child in below.items() for leaf in leaves(child, (*path, name))]
+
+
+COMMANDS = leaves(get_command(build()))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_examples_in_its_help(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(build(), [*path, "--help"])
+    assert result.exit_code == 0
+    assert "Examples:" in result.stdout
+    assert f"velvetrope {' '.join(path)}" in result.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from detector.cli import build; build();"
+        "print(sorted({'numba', 'numpy', 'faust', 'aiokafka', 'kafka', 'scipy', 'pydantic',"
+        " 'starlette', 'redis', 'rich.table'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[3],
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_config_check_and_show() -> None:
+    Path("velvetrope.toml").write_text("[judge]\ntick_s = 0.5\n[api]\nsecret = 's3cret'\n")
+    result = CliRunner().invoke(build(), ["config", "check"])
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "The settings are right (velvetrope.toml, 2 set).\n",
+    )
+    shown = CliRunner().invoke(build(), ["config", "show"]).stdout
+    assert "s3cret" not in shown
+    assert "velvetrope.toml:2" in shown
+    rows = CliRunner().invoke(build(), ["config", "show", "--json"]).stdout.splitlines()
+    row = next(row for row in map(json.loads, rows) if row["name"] == "judge.tick_s")
+    assert row == {"name": "judge.tick_s", "value": 0.5, "from": "velvetrope.toml:2"}
+
+
+def test_wrong_settings_are_one_line_each_and_exit_code_2() -> None:
+    Path("velvetrope.toml").write_text("[judge]\ntick = 0.5\ntick_s = 'x'\n")
+    result = CliRunner().invoke(build(), ["config", "check"])
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert len(lines) == 2
+    assert "velvetrope: velvetrope.toml:2: judge.tick is not a setting; did you mean " in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["replay", "nowhere.jsonl", "--out", "out"], 1, "nowhere.jsonl: No such file"),
+        (["replay", "log", "--out", "out", "--format", "natve"], 2, "did you mean 'native'?"),
+        (["replay", "log"], 2, "--out"),
+        (["replay", "log", "--out", "out", "--labels", "log"], 2, "log: "),
+        (["replay", "log", "--out", "out", "--feedback", "nowhere"], 2, "nowhere: No such file"),
+        (["replay", "log", "--out", "out", "--baseline", "nowhere"], 2, "nowhere: No such file"),
+        (["serve", "log", "--format", "natve"], 2, "did you mean 'native'?"),
+        (["serve", "--port", "99999"], 2, "argument: api.port = 99999"),
+        (["serve", "--host", "0.0.0.0"], 1, "set api.secret"),
+    ],
+)
+def test_usage_errors_are_one_clear_line(arguments: list[str], code: int, said: str) -> None:
+    Path("log").write_text("not json\n")
+    result = CliRunner().invoke(build(), arguments)
+    assert result.exit_code == code
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_build_makes_a_program_of_its_own_each_time() -> None:
+    assert isinstance(build(), typer.Typer)
+    assert build() is not build()
