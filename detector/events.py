@@ -16,6 +16,7 @@ __all__ = [
     "Output",
     "check",
     "decode",
+    "encode",
     "redact",
 ]
 
@@ -98,6 +99,14 @@ def decode(record: bytes, read_at: float) -> Event | EndOfInput:
     return event
 
 
+def encode(event: Event) -> bytes:
+    """The event as a native record, without its line end: what is None is left out."""
+    fields = _present(event)
+    if event.output is not None:
+        fields["output"] = _present(event.output)
+    return msgspec.json.encode(fields)
+
+
 def check(event: Event, read_at: float) -> None:
     """Check what types cannot say, and turn `ts` into Unix seconds, in place.
 
@@ -144,6 +153,14 @@ def redact(record: bytes) -> bytes:
         pass
     # What cannot be parsed cannot be searched for its input either: keep only its shape.
     return b"[%d bytes that are not JSON]" % len(record)
+
+
+def _present(struct: Event | Output) -> dict[str, Any]:
+    return {
+        name: value
+        for name in struct.__struct_fields__
+        if (value := getattr(struct, name)) is not None
+    }
 
 
 def _unix_seconds(text: str) -> float:

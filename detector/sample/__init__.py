@@ -5,6 +5,6 @@ Everything follows from a seed. Words and grammars are the project's own, in `te
 
 from __future__ import annotations
 
-from detector.sample.day import FIRST_DAY, Sample, to_line
+from detector.sample.day import FIRST_DAY, Sample
 
-__all__ = ["FIRST_DAY", "Sample", "to_line"]
+__all__ = ["FIRST_DAY", "Sample"]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 
 from detector.events import Event, Output
@@ -27,7 +26,7 @@ from detector.sample.clocks import DAY_S, Arrivals
 from detector.sample.dice import Dice
 from detector.sample.sensors import ConditionModel, Plant, Prober
 
-__all__ = ["FIRST_DAY", "Member", "Sample", "to_line"]
+__all__ = ["FIRST_DAY", "Member", "Sample"]
 
 FIRST_DAY: Final = 1_772_409_600.0  # Monday 2026-03-02 00:00 UTC: any day does, if it is past
 
@@ -338,22 +337,6 @@ class _Account:
             "model": _SENSOR_MODEL if vector else habit.pick(_MODELS),
             "links": {"payment": hashlib.sha256(f"{seed} {payer}".encode()).hexdigest()[:16]},
         }
-
-
-def to_line(event: Event) -> bytes:
-    """The event as a native record, without its line end."""
-    fields = {
-        name: value
-        for name in event.__struct_fields__
-        if (value := getattr(event, name)) is not None
-    }
-    if event.output is not None:
-        fields["output"] = {
-            name: value
-            for name in event.output.__struct_fields__
-            if (value := getattr(event.output, name)) is not None
-        }
-    return msgspec.json.encode(fields)
 
 
 def _network(dice: Dice) -> str:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from detector.sample.day import Sample, to_line
+from detector.events import encode
+from detector.sample.day import Sample
 
 __all__ = ["Written", "write_day"]
 
@@ -35,7 +36,7 @@ def write_day(sample: Sample, day: int, out: Path) -> Written:
     count = 0
     with log.open("wb") as file:
         for event in sample.events(day):
-            file.write(to_line(event))
+            file.write(encode(event))
             file.write(b"\n")
             seen.add(event.account)
             count += 1

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from detector.events import Event, decode
-from detector.sample import FIRST_DAY, Sample, to_line
+from detector.events import Event, decode, encode
+from detector.sample import FIRST_DAY, Sample
 from detector.sample.clocks import DAY_S
 
 SMALL = Sample(seed=5, customers=60, thieves=12)
@@ -20,8 +20,8 @@ def days() -> list[list[Event]]:
 
 
 def test_the_same_seed_gives_the_same_bytes(days: list[list[Event]]) -> None:
-    again = [to_line(event) for event in Sample(seed=5, customers=60, thieves=12).events(1)]
-    assert again == [to_line(event) for event in days[1]]
+    again = [encode(event) for event in Sample(seed=5, customers=60, thieves=12).events(1)]
+    assert again == [encode(event) for event in days[1]]
 
 
 def test_another_seed_gives_other_accounts() -> None:
@@ -31,14 +31,14 @@ def test_another_seed_gives_other_accounts() -> None:
 def test_thieves_change_nothing_of_what_customers_do(days: list[list[Event]]) -> None:
     thieves = {name for name, label in SMALL.labels(1).items() if label["harvesting"]}
     alone = Sample(seed=5, customers=60, thieves=0)
-    assert [to_line(e) for e in alone.events(1)] == [
-        to_line(e) for e in days[1] if e.account not in thieves
+    assert [encode(e) for e in alone.events(1)] == [
+        encode(e) for e in days[1] if e.account not in thieves
     ]
 
 
 def test_every_line_is_a_valid_native_event(days: list[list[Event]]) -> None:
     for event in days[1]:
-        assert decode(to_line(event), event.ts + 60.0) == event  # type: ignore[operator]
+        assert decode(encode(event), event.ts + 60.0) == event  # type: ignore[operator]
 
 
 def test_requests_lie_within_their_day_and_are_logged_when_they_end(
