@@ -234,7 +234,8 @@ class TextEvidence:
         eligible = table["watched"][: table.rows].copy()
         eligible[row] = False
         table["watched"][row] = True
-        rows, cosines = nearest(table["centred"], table.rows, table["centred"][row], most, eligible)
+        dots = similarities(table["centred"], table.rows, table["centred"][row])
+        rows, cosines = nearest(dots, most, eligible)
         return [
             self._names[r] for r, c in zip(rows.tolist(), cosines.tolist(), strict=True) if c >= bar
         ]
