@@ -10,7 +10,17 @@ import typer
 __all__ = ["build", "main"]
 
 # In the order of `--help`. Each module has `register(app)`.
-_MODULES: Final = ("replay", "serve", "worker", "gateway", "ship", "topics", "operate", "sample")
+_MODULES: Final = (
+    "demo",
+    "replay",
+    "serve",
+    "worker",
+    "gateway",
+    "ship",
+    "topics",
+    "operate",
+    "sample",
+)
 
 
 def build() -> typer.Typer:

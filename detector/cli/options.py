@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
@@ -21,7 +20,6 @@ __all__ = [
     "JsonOption",
     "examples",
     "fail",
-    "failing_clearly",
     "load_settings",
     "plain",
     "print_table",
@@ -73,9 +71,7 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, to_stderr: bool = False
-) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table without frames; cells are text as it is, never markup."""
     from rich.console import Console
     from rich.table import Table
@@ -84,13 +80,4 @@ def print_table(
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
-    Console(stderr=to_stderr).print(table)
-
-
-@contextmanager
-def failing_clearly(*errors: type[Exception]) -> Iterator[None]:
-    """Turns errors that an operator can act on into one line and exit code 1."""
-    try:
-        yield
-    except errors as error:
-        fail(str(error))
+    Console().print(table)
