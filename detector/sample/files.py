@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ class Written(NamedTuple):
     labels: Path
     events: int
     accounts: int
+    first_ts: float  # Unix seconds, of the earliest and the latest arrival
+    last_ts: float
 
 
 def write_day(sample: Sample, day: int, out: Path) -> Written:
@@ -33,13 +36,14 @@ def write_day(sample: Sample, day: int, out: Path) -> Written:
     out.mkdir(parents=True, exist_ok=True)
     log, labels = out / f"day{day}.jsonl", out / f"labels{day}.json"
     seen: set[str] = set()
-    count = 0
+    count, first, last = 0, math.inf, -math.inf
     with log.open("wb") as file:
         for event in sample.events(day):
             file.write(encode(event))
             file.write(b"\n")
             seen.add(event.account)
             count += 1
+            first, last = min(first, float(event.ts)), max(last, float(event.ts))
     known = {name: label for name, label in sample.labels(day).items() if name in seen}
     labels.write_bytes(msgspec.json.format(msgspec.json.encode(known)) + b"\n")
-    return Written(log, labels, count, len(seen))
+    return Written(log, labels, count, len(seen), first, last)
