@@ -26,7 +26,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from detector.dead_letters import DeadLetter, dead_letter, over_long
-from detector.events import BadRecord, EndOfInput, Event
+from detector.events import BadRecord, EndOfInput, Event, encode
 from detector.formats import Format
 from detector.kafka import topics
 from detector.kafka.connection import kafka_python_options
@@ -223,7 +223,6 @@ class Shipper:
         self._stop = stop
         self._topics = topics.Topics.under(settings.kafka.prefix)
         self._partitions = settings.measure.partitions
-        self._fields = Event.__struct_fields__
         self.shipped = Shipped()
 
     def wait_for_topics(self) -> bool:
@@ -329,13 +328,10 @@ class Shipper:
             digest = hashlib.blake2b(line.value, digest_size=12)
             digest.update(f"\0{line.place}:{index}".encode())
             event.request_id = f"ship-{digest.hexdigest()}"
-        fields = {
-            name: value for name in self._fields if (value := getattr(event, name)) is not None
-        }
         self.shipped.events += 1
         return sender.send(
             self._topics.access_logs,
-            msgspec.json.encode(fields),
+            encode(event),
             key=event.account.encode(),
             partition=partition_of(event.account, self._partitions),
         )

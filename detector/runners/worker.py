@@ -96,14 +96,16 @@ def run_workers(settings: Settings, workers: int, stages: Collection[str] = STAG
         died = None if stopping else next(p for p in processes if not p.is_alive())
         if died is not None:
             log.error("%s ended with code %s; ending the others", died.name, died.exitcode)
-        forward(signal.SIGTERM, None)
+            forward(signal.SIGTERM, None)
         for process in processes:
             process.join(_END_WITHIN_S)
             if process.is_alive():
                 process.kill()
                 process.join()
         if died is None:
-            return next((abs(p.exitcode or 0) for p in processes if p.exitcode), 0)
+            # One that had not begun yet had nothing to leave in order, and died of the signal.
+            orderly = (0, -signal.SIGTERM)
+            return next((abs(p.exitcode or 0) for p in processes if p.exitcode not in orderly), 0)
         return abs(died.exitcode or 0) or 1
     finally:
         for sig, handler in before.items():
