@@ -1,0 +1,29 @@
+#!/bin/sh
+# Installs what the tests run beside Python: Redis, nginx, Java 17, Maven, and Kafka's jars into
+# .cache/kafka. What is there already is left alone, so that this takes a second the next time.
+set -eu
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+PATH=$PATH:/usr/sbin:/usr/local/sbin
+
+has() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+java_major() {
+    # "17.0.15" gives 17; "1.8.0_412" gives 1, which is too old all the same.
+    java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n 1
+}
+
+apt() {
+    "$root/deploy/apt-install.sh" "$@"
+}
+
+has redis-server || apt 'Redis' redis-server
+has nginx || apt 'nginx' nginx-light
+if ! has java || [ "$(java_major)" -lt 17 ]; then
+    apt 'Java 17 or later' default-jre-headless
+fi
+has mvn || apt 'Maven' maven
+cd "$root"
+"$root/deploy/uv.sh" run --frozen --quiet python -m tests.real_kafka --fetch >/dev/null
