@@ -145,7 +145,8 @@ class Extraction:
         mixed = weight * one + (1.0 - weight) * other
         distorted = one + rng.normal(0.0, 3.0, one.shape)
         patched = np.where(rng.random(one.shape) < 0.5, one, other)
-        return np.clip(np.choose(kinds[:, None], (mixed, distorted, patched)), 0.0, _INK)
+        made: Images = np.choose(kinds[:, None], (mixed, distorted, patched))
+        return np.clip(made, 0.0, _INK)
 
 
 def _levels(image: Images) -> list[int]:
