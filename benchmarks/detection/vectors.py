@@ -379,9 +379,9 @@ def _jbda(population: Population, rng: Rng, n: int) -> Matrix:
         else:
             model: Any = RidgeClassifier().fit(x / population.std, labels)
             place = {c: i for i, c in enumerate(model.classes_)}
-            coefficient = (
-                model.coef_ if len(model.coef_) > 1 else np.concatenate([-model.coef_, model.coef_])
-            )
+            coefficient = np.atleast_2d(model.coef_)  # two classes have one row, or none
+            if len(coefficient) == 1:
+                coefficient = np.concatenate([-coefficient, coefficient])
             slope = coefficient[[place[v] for v in labels]]
         side = 1.0 if rng.random() < 0.5 else -1.0
         new = np.clip(x + side * step * np.sign(slope), population.low, population.high)

@@ -1,0 +1,534 @@
+"""Train the model for vector APIs and its reference, and print what it catches elsewhere.
+
+    python -m benchmarks.detection.train_vectors --data DIR --out detector/models/vector.npz
+
+Weeks of the `train` sources and of made-up tables teach the block and account models, weeks of the
+`calibrate` sources give the reference, weeks of the `test` sources and of drawings (an image API,
+which nothing trains on) are only counted. `--transfer` also trains on one recorded set alone and
+counts on the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import pickle
+import sys
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from benchmarks.detection import vectors
+from benchmarks.detection.drawings import drawings
+from benchmarks.detection.sources import Split, load
+from benchmarks.detection.vectors import VectorTraffic
+from detector.baseline import Reference
+from detector.blocks import BLOCK_EVENTS, FIRST_BLOCK_REVISIONS, Block, Identity
+from detector.vector_evidence import VectorEvidence
+from detector.vector_kernels import FEATURES
+from detector.vector_model import (
+    LABEL_FEATURES,
+    SIZE_CLASSES,
+    VectorModel,
+    account_inputs,
+    size_class,
+)
+from detector.vectors import VectorPopulation
+
+Floats = NDArray[np.float64]
+
+WEEK_S = 604_800.0
+IDLE_S = 21_600.0
+SHARES = (0.02, 0.09, 0.23, 0.35)  # thieves among a week's accounts, in turn
+RATE = 1e-3
+_LABEL = np.array([name in LABEL_FEATURES for name in FEATURES])
+
+
+@dataclass(frozen=True)
+class Label:
+    """What an account is: its group, and whether it harvests."""
+
+    group: str
+    harvesting: bool
+
+
+@dataclass(frozen=True)
+class Week:
+    """One population's week: blocks in the order in which the judge sees them."""
+
+    model: str
+    blocks: list[Block]
+    labels: dict[str, Label]
+
+    @property
+    def dims(self) -> int:
+        return self.blocks[0].dims
+
+    def without_answers(self) -> Week:
+        """The same week where the log has no labels."""
+        blank = [_replace_labels(block) for block in self.blocks]
+        return Week(f"{self.model} without answers", blank, self.labels)
+
+
+def _replace_labels(block: Block) -> Block:
+    values = {name: getattr(block, name) for name in block.__struct_fields__}
+    return Block(**{**values, "labels": ("",) * block.n})
+
+
+def blocks_of(account: str, traffic: VectorTraffic) -> list[Block]:
+    """An account's blocks as measure gives them out: revisions of the first, idle closings."""
+    x = np.ascontiguousarray(traffic.x, dtype="<f4")
+    labels = traffic.labels if traffic.labels is not None else np.zeros(len(x), dtype=np.int64)
+    times, n = traffic.times, len(x)
+    found: list[Block] = []
+
+    def give(start: int, end: int, index: int, revision: int, time: float) -> None:
+        found.append(
+            Block(
+                partition=0,
+                seq=0,
+                time=time,
+                account=account,
+                population="vector",
+                kind="vector",
+                index=index,
+                revision=revision,
+                n=end - start,
+                events=end,
+                refused=0,
+                first_ts=float(times[start:end].min()),
+                last_ts=float(times[start:end].max()),
+                features=b"",
+                sketch=b"",
+                minhash=b"",
+                heads=(),
+                identity=Identity(),
+                dims=x.shape[1],
+                vectors=x[start:end].tobytes(),
+                labels=tuple(str(v) for v in labels[start:end].tolist()),
+            )
+        )
+
+    start, index = 0, 0
+    for i in range(n):
+        held = i + 1 - start
+        last = i + 1 == n or times[i + 1] - times[i] > IDLE_S
+        if index == 0 and held in FIRST_BLOCK_REVISIONS[:2]:
+            give(start, i + 1, 0, FIRST_BLOCK_REVISIONS.index(held), float(times[i]))
+        if held == BLOCK_EVENTS or last:
+            give(start, i + 1, index, 2, float(times[i]) + (IDLE_S if held < BLOCK_EVENTS else 0.0))
+            start, index = i + 1, index + 1
+    return found
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to compose: `only` are recorded sets, `made_up` tables come beside them."""
+
+    split: Split
+    seed: int
+    data: Path
+    customers: int
+    only: tuple[str, ...] = ("letter", "magic")
+    made_up: int = 3
+    drawn: int = 0
+
+
+def weeks(job: Job) -> list[Week]:
+    """The job's populations."""
+    warnings.filterwarnings("ignore")
+    rng = np.random.default_rng([job.seed, ("train", "calibrate", "test").index(job.split)])
+    sources = load(job.data, job.split)
+    known = {name: sources.vectors[name] for name in job.only}
+    known |= {name: drawings(rng, name) for name in (f"drawings-{i}" for i in range(job.drawn))}
+    sources = replace(sources, vectors=known)
+    share = SHARES[job.seed % len(SHARES)]
+    thieves = round(job.customers * share / (1.0 - share))
+    traffic: dict[str, list[tuple[str, Label, VectorTraffic]]] = defaultdict(list)
+    for number, part in enumerate(vectors.week(sources, rng, job.customers, thieves, job.made_up)):
+        label = Label(part.group, part.harvesting)
+        for i, one in enumerate(part.traffic):
+            if len(one.x):
+                traffic[part.model].append((f"a{number}-{i}", label, one))
+    found = []
+    for model, accounts in sorted(traffic.items()):
+        every = [block for name, _, one in accounts for block in blocks_of(name, one)]
+        every.sort(key=lambda block: (block.time, block.id))
+        labels = {name: label for name, label, _ in accounts}
+        found.append(Week(model, every, labels))
+    return found
+
+
+# -- training ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Blocks of one week as the population measured them."""
+
+    accounts: list[str]
+    harvesting: NDArray[np.bool_]  # (B,)
+    natural: NDArray[np.bool_]
+    events: NDArray[np.int64]
+    index: NDArray[np.int64]
+    features: Floats  # (B, F)
+    standard: Floats  # (B, F)
+    sizes: NDArray[np.int64]
+
+
+def collect(week: Week, model: VectorModel, seed: int) -> Collected:
+    """Measure a week while thieves leave the population after one to seven blocks, some never:
+    as good as a detector that is not there yet might be."""
+    rng = np.random.default_rng(seed)
+    population = VectorPopulation(week.dims, model)
+    patience = {
+        name: int(rng.integers(1, 8)) if label.harvesting and rng.random() > 0.2 else 1 << 30
+        for name, label in sorted(week.labels.items())
+    }
+    gone: set[str] = set()
+    rows = []
+    for block in week.blocks:
+        standard = population.standardise(block)
+        features = population.measure(block)
+        if standard is not None and features is not None:
+            rows.append((block, features, standard))
+        if block.account in gone:
+            continue
+        if patience[block.account] <= block.index:
+            gone.add(block.account)
+            population.trim({block.account})
+            continue
+        population.observe(block)
+    labels = [week.labels[block.account] for block, _, _ in rows]
+    width = len(FEATURES)
+    return Collected(
+        [block.account for block, _, _ in rows],
+        np.array([label.harvesting for label in labels], dtype=np.bool_),
+        np.array([label.group.startswith("natural") for label in labels], dtype=np.bool_),
+        np.array([block.events for block, _, _ in rows], dtype=np.int64),
+        np.array([block.index for block, _, _ in rows], dtype=np.int64),
+        np.array([features for _, features, _ in rows]).reshape(-1, width),
+        np.array([standard for _, _, standard in rows]).reshape(-1, width),
+        np.array([size_class(block.n) for block, _, _ in rows], dtype=np.int64),
+    )
+
+
+def blank() -> VectorModel:
+    """A model that knows nothing, to measure with before there is one."""
+    n = len(FEATURES)
+    return VectorModel(
+        np.zeros(2 * n + 1),
+        np.zeros(2 * n + 1),
+        np.zeros(6),
+        np.zeros((SIZE_CLASSES, n)),
+        np.ones((SIZE_CLASSES, n)),
+        np.zeros(1),
+        {},
+    )
+
+
+def typical(collected: Iterable[Collected]) -> tuple[Floats, Floats]:
+    """Medians, over populations, of customers' median and interquartile range / 1.349."""
+    every = list(collected)
+    middle = np.zeros((SIZE_CLASSES, len(FEATURES)))
+    spread = np.ones((SIZE_CLASSES, len(FEATURES)))
+    for size in range(SIZE_CLASSES):
+        quartiles = [
+            np.percentile(one.features[mine], (25, 50, 75), axis=0)
+            for one in every
+            if (mine := (one.sizes == size) & ~one.harvesting).sum() >= 30
+        ]
+        table = np.array(quartiles)
+        middle[size] = np.median(table[:, 1], axis=0)
+        spread[size] = np.maximum(np.median(table[:, 2] - table[:, 0], axis=0) / 1.349, 1e-3)
+    return middle, spread
+
+
+def logistic(
+    x: Floats, y: NDArray[np.bool_], weight: Floats, ridge: float, signs: Floats | None = None
+) -> Floats:
+    """Weights and intercept of a ridge logistic regression with both classes weighing the same.
+
+    `signs` (columns,): 1 keeps a weight from being negative.
+    """
+    weight = weight * np.where(y, 1.0 / weight[y].sum(), 1.0 / weight[~y].sum())
+    side = np.where(y, -1.0, 1.0)
+
+    def loss(w: Floats) -> tuple[float, Floats]:
+        margin = side * (x @ w[:-1] + w[-1])
+        slope = weight * side / (1.0 + np.exp(-margin))
+        value = float(
+            (weight * np.logaddexp(0.0, margin)).sum() + 0.5 * ridge * (w[:-1] ** 2).sum()
+        )
+        return value, np.append(x.T @ slope + ridge * w[:-1], slope.sum())
+
+    bounds = None
+    if signs is not None:
+        bounds = [(0.0, None) if sign > 0 else (None, None) for sign in signs] + [(None, None)]
+    found = minimize(
+        loss,
+        np.zeros(x.shape[1] + 1),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"maxiter": 1000},
+    )
+    return np.asarray(found.x, dtype=np.float64)
+
+
+def _per_account(collected: Sequence[Collected], power: float) -> Floats:
+    """1 / (rows of the account)^power: busy accounts teach more, but not in proportion."""
+    weight = []
+    for one in collected:
+        _, at, counts = np.unique(one.accounts, return_inverse=True, return_counts=True)
+        weight.append(counts[at].astype(np.float64) ** -power)
+    return np.concatenate(weight)
+
+
+def train(teaching: Sequence[Collected], middle: Floats, spread: Floats) -> VectorModel:
+    """Block models (with and without answers) and the account model on out-of-fold scores."""
+    z = np.concatenate([one.standard for one in teaching])
+    bent = np.arcsinh(z)
+    x = np.concatenate([bent, np.abs(bent)], axis=1)
+    y = np.concatenate([one.harvesting for one in teaching])
+    # What an ordinary customer could have sent teaches nothing about harvesting.
+    counts = ~np.concatenate([one.natural for one in teaching])
+    weight = _per_account(teaching, 0.5)
+    part = np.concatenate([np.full(len(one.accounts), i % 4) for i, one in enumerate(teaching)])
+    bare = np.concatenate([~_LABEL, ~_LABEL])
+    fitted, scores = [], []
+    for columns in (np.ones(2 * len(FEATURES), dtype=np.bool_), bare):
+        used = x * columns
+        fitted.append(logistic(used[counts], y[counts], weight[counts], 1e-3))
+        out = np.empty(len(y))
+        for k in range(4):
+            fit = counts & (part != k)
+            w = logistic(used[fit], y[fit], weight[fit], 1e-3)
+            out[part == k] = used[part == k] @ w[:-1] + w[-1]
+        scores.append(out)
+    rows, answers, row_weight, keep = [], [], [], []
+    for out in scores:
+        at = 0
+        for one in teaching:
+            rows.append(_histories(one, out[at : at + len(one.accounts)]))
+            at += len(one.accounts)
+        answers.append(y)
+        keep.append(counts)
+        row_weight.append(_per_account(teaching, 1.0))
+    kept = np.concatenate(keep)
+    account = logistic(
+        np.concatenate(rows)[kept],
+        np.concatenate(answers)[kept],
+        np.concatenate(row_weight)[kept],
+        1e-4,
+    )
+    return VectorModel(fitted[0], fitted[1], account, middle, spread, np.zeros(1), {})
+
+
+def _histories(one: Collected, scores: Floats) -> Floats:
+    """Inputs of the account model after every block."""
+    held: dict[str, dict[int, float]] = defaultdict(dict)
+    rows = []
+    for i, account in enumerate(one.accounts):
+        held[account][int(one.index[i])] = float(scores[i])
+        rows.append(account_inputs(list(held[account].values()), int(one.events[i])))
+    return np.array(rows).reshape(-1, 5)
+
+
+# -- counting ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An account at the end of its week; -inf without a scored block."""
+
+    evidence: float
+    by_events: dict[int, float]  # evidence by 8, 16 and 32 queries
+
+
+def play(week: Week, model: VectorModel, reference: Reference | None) -> dict[str, Seen]:
+    """A week through the product's own evidence; suspects leave the population."""
+    evidence = VectorEvidence(week.dims, model, WEEK_S)
+    early: dict[str, dict[int, float]] = defaultdict(dict)
+    for block in week.blocks:
+        evidence.take(block)
+        found = evidence.of(block.account)
+        if block.events in FIRST_BLOCK_REVISIONS:
+            early[block.account][block.events] = found
+        if reference is not None and found > -math.inf and reference.rate(found) <= RATE:
+            evidence.suspect(block.account)
+        evidence.learn(block)
+    return {name: Seen(evidence.of(name), early[name]) for name in week.labels}
+
+
+def calibrate(
+    model: VectorModel, calibration: Sequence[Week], run: Callable[..., Iterable[dict[str, Seen]]]
+) -> VectorModel:
+    """The reference: customers' evidence at the end of a week in which suspects were dropped."""
+    reference: Reference | None = None
+    for _ in range(3):
+        found = run(calibration, model, reference)
+        values = [
+            seen.evidence
+            for week, accounts in zip(calibration, found, strict=True)
+            for name, seen in accounts.items()
+            if not week.labels[name].harvesting
+        ]
+        # Customers without a scored block are customers: they sit at the bottom.
+        finite = [value for value in values if value > -math.inf]
+        floor = min(finite)
+        ordered = np.sort(np.array([max(value, floor) for value in values]))
+        reference = Reference(ordered, len(ordered))
+    return replace(model, reference=ordered)
+
+
+def report(
+    title: str, tests: Sequence[Week], found: Iterable[dict[str, Seen]], reference: Reference
+) -> None:
+    """Print the share enforced by group, in all and by 16 and 32 queries, and false alarms."""
+    rows: dict[tuple[bool, str], list[tuple[bool, bool | None, bool | None, float]]]
+    rows = defaultdict(list)
+
+    def passed(evidence: float) -> bool:
+        return evidence > -math.inf and reference.rate(evidence) <= RATE
+
+    for week, accounts in zip(tests, found, strict=True):
+        for name, label in week.labels.items():
+            seen = accounts[name]
+            by = [passed(seen.by_events[n]) if n in seen.by_events else None for n in (16, 32)]
+            row = (passed(seen.evidence), by[0], by[1], seen.evidence)
+            rows[(label.harvesting, label.group)].append(row)
+    print(f"\n{title}")
+    print(f"{'':34}{'accounts':>9}{'enforced':>10}{'by 16':>8}{'by 32':>8}")
+    means, matched = [], []
+    customers = [row for (thief, _), group in rows.items() if not thief for row in group]
+    level = float(np.quantile([row[3] for row in customers], 1.0 - RATE, method="higher"))
+    for (thief, group), held in sorted(rows.items()):
+        shares = [
+            np.mean([row[k] for row in held if row[k] is not None] or [math.nan]) for k in range(3)
+        ]
+        kind = "thieves" if thief else "customers"
+        print(
+            f"{kind:10}{group:24}{len(held):9}"
+            + "".join(
+                f"{share:{width}.3f}" for share, width in zip(shares, (10, 8, 8), strict=True)
+            )
+        )
+        if thief and not group.startswith("natural"):
+            means.append(float(shares[0]))
+            matched.append(float(np.mean([row[3] >= level for row in held])))
+    false = sum(row[0] for row in customers)
+    print(
+        f"false per 1,000: {1000.0 * false / len(customers):.2f} of {len(customers)}; "
+        f"enforced, mean of rows without natural: {np.mean(means):.3f}, "
+        f"at the rate of 1 per 1,000 counted here: {np.mean(matched):.3f}",
+        flush=True,
+    )
+
+
+# -- the command -------------------------------------------------------------------------------
+
+
+def _play(arguments: tuple[Week, VectorModel, Reference | None]) -> dict[str, Seen]:
+    return play(*arguments)
+
+
+def _collect(arguments: tuple[Week, VectorModel, int]) -> Collected:
+    return collect(*arguments)
+
+
+def main() -> None:
+    """See the module's text."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, help="keep composed weeks here")
+    parser.add_argument(
+        "--weeks", type=int, default=12, help="of training; the rest follow from it"
+    )
+    parser.add_argument("--customers", type=int, default=600, help="a week, over all its models")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--transfer", action="store_true", help="also letter to magic and back")
+    arguments = parser.parse_args()
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+
+        def compose(*jobs: Job) -> list[Week]:
+            path = None
+            if arguments.cache:
+                arguments.cache.mkdir(parents=True, exist_ok=True)
+                name = "-".join(str(v) for v in (jobs[0].split, *jobs[0].only, len(jobs)))
+                path = arguments.cache / f"{name}-{jobs[0].customers}-{jobs[0].drawn}.pickle"
+                if path.exists():
+                    return pickle.loads(path.read_bytes())  # written by this very script
+            found = [week for part in pool.map(weeks, jobs) for week in part]
+            if path:
+                path.write_bytes(pickle.dumps(found))
+            return found
+
+        def run(
+            some: Sequence[Week], model: VectorModel, reference: Reference | None
+        ) -> list[dict[str, Seen]]:
+            return list(pool.map(_play, [(week, model, reference) for week in some], chunksize=2))
+
+        def learn(teaching: Sequence[Week], calibration: Sequence[Week]) -> VectorModel:
+            first = pool.map(_collect, [(week, blank(), i) for i, week in enumerate(teaching[:24])])
+            middle, spread = typical(first)
+            scaled = replace(blank(), typical_middle=middle, typical_spread=spread)
+            collected = list(
+                pool.map(_collect, [(week, scaled, i) for i, week in enumerate(teaching)])
+            )
+            return calibrate(train(collected, middle, spread), calibration, run)
+
+        data, n, size = arguments.data, arguments.weeks, arguments.customers
+        teaching = compose(*(Job("train", i, data, size) for i in range(n)))
+        calibration = compose(*(Job("calibrate", i, data, size) for i in range(max(n * 2 // 3, 4))))
+        tests = compose(*(Job("test", i, data, size) for i in range(max(n * 2 // 3, 4))))
+        images = compose(
+            *(
+                Job("test", 100 + i, data, 240, only=(), made_up=0, drawn=2)
+                for i in range(max(n, 4))
+            )
+        )
+        half = [week.without_answers() for week in calibration[::2]] + calibration[1::2]
+        model = learn(teaching, half)
+        model = replace(
+            model,
+            metadata={
+                "made_by": "python -m benchmarks.detection.train_vectors",
+                "trained_on": ["letter", "magic", "made-up tables"],
+                "training_weeks": n,
+                "customers_in_reference": len(model.reference),
+            },
+        )
+        model.save(arguments.out)
+        model = VectorModel.load(arguments.out)
+        reference = Reference(model.reference, len(model.reference))
+        for title, some in (
+            ("test sources and made-up tables", tests),
+            ("the same without answers in the log", [week.without_answers() for week in tests]),
+            ("drawings, 64 sparse counts, never trained on", images),
+            ("drawings without answers", [week.without_answers() for week in images]),
+        ):
+            report(title, some, run(some, model, reference), reference)
+        if arguments.transfer:
+            for source, other in (("letter", "magic"), ("magic", "letter")):
+                part = [week for week in teaching if week.model == source]
+                seen = [week for week in calibration if week.model == source]
+                one = learn(part, seen)
+                reference = Reference(one.reference, len(one.reference))
+                some = [week for week in tests if week.model == other]
+                report(f"{source} to {other}", some, run(some, one, reference), reference)
+    print(f"{arguments.out}: {arguments.out.stat().st_size} bytes", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

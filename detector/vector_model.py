@@ -1,0 +1,202 @@
+"""What was learned about vector APIs elsewhere: weights, typical scales, customers' reference.
+
+The artefact is a `.npz` without pickles: arrays, and one JSON entry that names its format, its
+features, what it was trained on and the command that made it. `benchmarks/detection/
+train_vectors.py` writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.vector_kernels import FEATURES
+
+__all__ = [
+    "FORMAT",
+    "LABEL_FEATURES",
+    "PLAIN_WORDS",
+    "SIZE_CLASSES",
+    "ModelError",
+    "VectorModel",
+    "account_inputs",
+    "size_class",
+    "squash",
+]
+
+Floats = NDArray[np.float64]
+
+FORMAT: Final = "velvetrope vector model 1"
+SIZE_CLASSES: Final = 3
+
+LABEL_FEATURES: Final = frozenset(
+    {
+        "distance_in_class",
+        "agreement",
+        "margin",
+        "class_energy_wide",
+        "class_energy_narrow",
+        "class_alignment",
+        "class_drift",
+        "class_similarity",
+        "label_balance",
+        "label_changes",
+    }
+)
+
+PLAIN_WORDS: Final[Mapping[str, str]] = {
+    "distance": "how far its inputs lie from the nearest inputs of other customers",
+    "distance_in_class": "how far its inputs lie from other customers' with the same answer",
+    "own_spacing": "how far its inputs lie from one another",
+    "agreement": "how often other customers' nearest inputs got the same answer",
+    "margin": "how near its inputs lie to the border between two answers",
+    "energy_wide": "how far its inputs stray where customers' inputs vary much",
+    "energy_narrow": "how far its inputs stray where customers' inputs hardly vary",
+    "alignment": "whether its numbers go together as customers' do",
+    "class_energy_wide": "how far its inputs stray within an answer, where customers' vary much",
+    "class_energy_narrow": "how far they stray within an answer, where customers' hardly vary",
+    "class_alignment": "whether its numbers go together as customers' do within an answer",
+    "drift": "how much its mix of inputs differs from all customers'",
+    "class_drift": "how much its mix of inputs differs from customers' with the same answers",
+    "similarity": "how similar its inputs are to all customers'",
+    "class_similarity": "how similar its inputs are to customers' with the same answers",
+    "flatness": "whether all numbers change by equal steps from one input to the next",
+    "tail": "how many of its numbers are extreme",
+    "label_balance": "how evenly its answers cover all classes",
+    "label_changes": "how often the answer changes from one request to the next",
+}
+
+
+class ModelError(ValueError):
+    """The artefact cannot be used: what is wrong with it, and where."""
+
+
+def size_class(n: int) -> int:
+    """0, 1 or 2 for blocks of about 8, 16 or 32 events: short blocks scatter more."""
+    return 0 if n < 12 else 1 if n < 24 else 2
+
+
+def squash(standard: Floats) -> Floats:
+    """Terms (2F,) of the block model: asinh of each figure, and its size regardless of side."""
+    bent = np.arcsinh(standard)
+    return np.concatenate([bent, np.abs(bent)])
+
+
+def account_inputs(block_scores: Sequence[float], events: int) -> Floats:
+    """Terms of the account model: mean and maximum of block scores, and log2 of events."""
+    if not block_scores:
+        raise ValueError("an account without a scored block has no log-odds")
+    mean = math.fsum(block_scores) / len(block_scores)
+    size = math.log2(1.0 + events / 8.0)
+    return np.array([mean, max(block_scores), min(block_scores), size, mean * size])
+
+
+@dataclass(frozen=True)
+class VectorModel:
+    """Learned weights and the customers that they were calibrated on."""
+
+    labelled: Floats  # (2F + 1,) weights of `squash`, then the intercept
+    unlabelled: Floats  # the same; 0 for label features
+    account: Floats  # (5 + 1,) weights of `account_inputs`, then the intercept
+    typical_middle: Floats  # (3, F) by size class: medians of customers' features elsewhere
+    typical_spread: Floats  # (3, F) interquartile range / 1.349
+    reference: Floats  # sorted: the highest log-odds in a week of each simulated customer
+    metadata: Mapping[str, Any]
+
+    def log_odds(self, standard: Floats, *, labelled: bool) -> float:
+        """Log-odds that a block harvests, from standardised features (F,)."""
+        return math.fsum(self.contributions(standard, labelled=labelled)) + float(
+            self._weights(labelled)[-1]
+        )
+
+    def contributions(self, standard: Floats, *, labelled: bool) -> Floats:
+        """What each feature adds to the log-odds (F,)."""
+        parts = self._weights(labelled)[:-1] * squash(standard)
+        n = len(FEATURES)
+        both: Floats = parts[:n] + parts[n:]
+        return both
+
+    def _weights(self, labelled: bool) -> Floats:
+        return self.labelled if labelled else self.unlabelled
+
+    def typical(self, size: int) -> tuple[Floats, Floats]:
+        """Median and spread (F,) of customers' blocks of a size class elsewhere."""
+        return self.typical_middle[size], self.typical_spread[size]
+
+    def account_log_odds(self, block_scores: Sequence[float], events: int) -> float:
+        """Log-odds that an account harvests, from its blocks' scores and its events so far.
+
+        An account's evidence is the running maximum of this. Raises ValueError without scores.
+        """
+        return math.fsum(self.account[:-1] * account_inputs(block_scores, events)) + float(
+            self.account[-1]
+        )
+
+    def quantile(self, q: float) -> float:
+        """Evidence below which a share `q` of the reference's customers stays in a week."""
+        return float(np.quantile(self.reference, q, method="higher"))
+
+    def save(self, path: Path) -> None:
+        """Write the artefact; the same model gives the same bytes."""
+        metadata = {**self.metadata, "format": FORMAT, "features": list(FEATURES)}
+        with path.open("wb") as file:
+            np.savez_compressed(
+                file,
+                labelled=self.labelled,
+                unlabelled=self.unlabelled,
+                account=self.account,
+                typical_middle=self.typical_middle,
+                typical_spread=self.typical_spread,
+                reference=self.reference,
+                metadata=np.array(json.dumps(metadata, sort_keys=True)),
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> VectorModel:
+        """Read the artefact. Raises ModelError naming the file and what is wrong with it."""
+        n = len(FEATURES)
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "labelled": (2 * n + 1,),
+            "unlabelled": (2 * n + 1,),
+            "account": (6,),
+            "typical_middle": (SIZE_CLASSES, n),
+            "typical_spread": (SIZE_CLASSES, n),
+            "reference": (None,),
+        }
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                entries = {name: file[name] for name in file.files}
+        except (OSError, ValueError, BadZipFile, EOFError) as error:
+            raise ModelError(f"{path}: not a readable vector model: {error}") from error
+        missing = [name for name in (*shapes, "metadata") if name not in entries]
+        if missing:
+            raise ModelError(f"{path}: no entry {missing[0]!r}")
+        try:
+            metadata = json.loads(str(entries["metadata"]))
+        except json.JSONDecodeError as error:
+            raise ModelError(f"{path}: metadata is not JSON: {error}") from error
+        if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+            found = metadata.get("format") if isinstance(metadata, dict) else None
+            raise ModelError(f"{path}: format {found!r}; this version reads {FORMAT!r}")
+        if metadata.get("features") != list(FEATURES):
+            raise ModelError(f"{path}: made for other features than this version measures")
+        arrays: dict[str, Floats] = {}
+        for name, shape in shapes.items():
+            array = entries[name]
+            fits = len(array.shape) == len(shape) and all(
+                want is None or want == have for want, have in zip(shape, array.shape, strict=True)
+            )
+            if not fits or array.dtype != np.float64 or not np.isfinite(array).all():
+                raise ModelError(f"{path}: {name!r} is not finite float64 of the expected shape")
+            arrays[name] = array
+        if not len(arrays["reference"]) or np.any(np.diff(arrays["reference"]) < 0.0):
+            raise ModelError(f"{path}: the reference is empty or not sorted")
+        return cls(**arrays, metadata=metadata)
