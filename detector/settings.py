@@ -120,7 +120,8 @@ class ServeSettings(_Part):
     checkpoint_every_s: Seconds = Field(2.0, description="s between checkpoints of the state")
     poll_every_s: Seconds = Field(0.2, description="s between looks at a log that has no news")
     silence_after_s: Seconds = Field(
-        1.0, description="s without news from any source after which idle partitions hold no tick"
+        1.0,
+        description="s without an event, all sources read, after which a partition holds no tick",
     )
     dead_letters_kept: int = Field(10_000, ge=1, description="the newest refused records")
     inbox_max_events: int = Field(

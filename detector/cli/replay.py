@@ -156,13 +156,17 @@ def make_pipeline(settings: Settings, *, calibrating: bool = False) -> Pipeline:
     """A fresh pipeline with its baseline and models; what is wrong with them is one line."""
     from detector.baseline import BadBaseline, Baseline
     from detector.runners.pipeline import Pipeline
+    from detector.score import BadModel
+    from detector.vector_model import ModelError
 
     try:
         path = settings.judge.baseline
         baseline = None if path is None or calibrating else Baseline.load(path)
+        return Pipeline(settings, baseline)
     except BadBaseline as error:
         fail(str(error), USAGE)
-    return Pipeline(settings, baseline)
+    except (BadModel, ModelError) as error:
+        fail(str(error))
 
 
 def _format(name: str, settings: Settings) -> Format:

@@ -37,6 +37,7 @@ __all__ = ["Engine", "Runs"]
 _log: Final = logging.getLogger("velvetrope.serve")
 _EVENTS_PER_SLICE: Final = 1_000  # a slice holds the interpreter for some 10 ms
 _SOONEST_S: Final = 0.2  # a decision waits at least this long for others to be committed with it
+_SOON_S: Final = 0.01  # until a source that is not at its end has something again
 _EXPORT_SHARE: Final = 0.1  # of the time, at most, goes into checkpoints
 _BACKOFF_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 _TRIES_WHEN_STOPPING: Final = 3
@@ -92,7 +93,7 @@ class Engine:
         self._inbox_records = 0
         self._said_seq = 0
         self._dirty = False
-        self._last_commit = time.monotonic()
+        self._last_commit = self._last_silence = time.monotonic()
         self._commit_took = 0.0
         self._sent_seq = 0
         self.taken_out: Callable[[int], None] = lambda records: None
@@ -114,26 +115,20 @@ class Engine:
                 will be read again at the next start.
         """
         self._send()  # what the last run committed and could not hand to the sinks any more
-        idle_since: float | None = None
-        silent = False
         while not self._stopping.is_set():
             self._wake.clear()
             if self._read_once():
-                idle_since, silent = None, False
-            elif self._once and all(source.at_end for source in self._sources):
-                self._end()
-                break
-            else:
-                now = time.monotonic()
-                idle_since = now if idle_since is None else idle_since
-                if not silent and now - idle_since >= self._settings.silence_after_s:
-                    self._take(self._pipeline.silence())
-                    silent = self._dirty = True
+                continue
+            if all(source.at_end for source in self._sources):
+                if self._once:
+                    self._end()
+                    break
+                self._silence_if_due()
                 self._checkpoint_if_due()
-                if not all(source.at_end for source in self._sources):
-                    self._wake.wait(0.01)
-                else:
-                    self._wake.wait(self._settings.poll_every_s)
+                self._wake.wait(self._settings.poll_every_s)
+            else:
+                self._checkpoint_if_due()
+                self._wake.wait(_SOON_S)
         self._checkpoint()
         for source in self._sources:
             source.close()
@@ -197,6 +192,15 @@ class Engine:
             # The kill switch and the allowlist hold at once, whatever the log's time does.
             self._checkpoint()
         return bool(said)
+
+    def _silence_if_due(self) -> None:
+        """Say that everything was read, so that partitions without traffic hold no tick back."""
+        now = time.monotonic()
+        if now - self._last_silence >= self._settings.silence_after_s:
+            self._last_silence = now
+            judgement = self._pipeline.silence()
+            self._take(judgement)
+            self._dirty |= bool(judgement.decisions or judgement.alerts)
 
     def _end(self) -> None:
         for source in self._sources:
@@ -269,7 +273,8 @@ class Engine:
             self._ledger.sent(db, self._sent_seq)
             self._ledger.send(db, self._alerts)
             for _, feedback in self._journal:
-                self._apply_at_once(feedback)
+                if feedback.at is None:
+                    self._apply_at_once(feedback)
             for seq, feedback in self._journal:
                 self._ledger.journal(db, seq, feedback)
             self._ledger.bury(db, self._letters, self._settings.dead_letters_kept)

@@ -35,6 +35,7 @@ class Pipeline:
             PartitionMeasure(partition, settings.measure)
             for partition in range(settings.measure.partitions)
         ]
+        self._heard: set[int] = set()  # partitions with events since the last `silence`
         # The last full export of the judge and of each partition, that changes count from.
         self._full: list[bytes] = []
         self._full_size = 0
@@ -60,9 +61,15 @@ class Pipeline:
         return self.judge.command(feedback)
 
     def silence(self) -> Judgement:
-        """Everything there is was read: no partition holds ticks back until it has events."""
+        """Everything there is was read; called about once a second while that is so.
+
+        Partitions without an event since the last call hold no tick back until they have one: in
+        a small deployment some never have any, however busy the others are.
+        """
         for partition in range(len(self.measures)):
-            self.judge.silence(partition)
+            if partition not in self._heard:
+                self.judge.silence(partition)
+        self._heard.clear()
         return self.judge.advance()
 
     def end(self) -> Judgement:
@@ -118,5 +125,6 @@ class Pipeline:
     def _measure(self, parts: Sequence[Sequence[Event]]) -> None:
         for partition, events in enumerate(parts):
             if events:
+                self._heard.add(partition)
                 blocks: list[Block] = self.measures[partition].feed(events)
                 self.judge.blocks(partition, blocks, self.measures[partition].watermark)

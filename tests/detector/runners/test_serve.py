@@ -263,9 +263,7 @@ async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
         api = ApiSettings(port=client.base_url.port or 0)
         elsewhere = ServeSettings(state=tmp_path / "other.db")
         other = settings.model_copy(update={"api": api, "serve": elsewhere})
-        with pytest.raises(
-            CannotServe, match=r"cannot listen on 127\.0\.0\.1:\d+: Addr"
-        ):
+        with pytest.raises(CannotServe, match=r"cannot listen on 127\.0\.0\.1:\d+: Addr"):
             await Service(other, FakePipeline).serve()  # type: ignore[arg-type]
 
 
