@@ -156,9 +156,13 @@ class _Commands:
                 names.append(self.keys.decision(other, decision.scope, decision.value))
                 keep_ms = max(1, math.ceil((kept_until(decision, now) - now) * 1000))
                 acts = own == "decision"
+                # One that had ended before it came only guards. Gateways may go by the key alone,
+                # so it must not look like a decision to enforce.
+                ended = acts and decision.action != "clear" and decision.expires_at <= now
+                shown = as_clear(decision) if ended else decision
                 values += [
                     decision.version,
-                    gateway_json(decision),
+                    gateway_json(shown),
                     keep_ms,
                     "1" if acts else "0",
                     b"" if acts else gateway_json(as_clear(decision)),

@@ -94,6 +94,16 @@ def test_a_decision_is_whole_but_for_its_evidence(
     assert json.loads(fields["decision"]) == kept
 
 
+def test_a_decision_that_had_ended_before_it_came_is_nothing_to_enforce(
+    store: RedisStore, raw: redis.Redis, prefix: str
+) -> None:
+    store.apply([decision(3, action="block", expires_at=NOW - 5)])
+    kept = json.loads(raw.get(f"{prefix}decision:account:acct-1") or "")
+    assert (kept["action"], kept["version"]) == ("clear", 3)
+    ((_, fields),) = raw.xrange(f"{prefix}decisions")
+    assert json.loads(fields["decision"]) == kept
+
+
 def test_keys_expire_with_their_decision_a_clear_a_day_after(
     store: RedisStore, raw: redis.Redis, prefix: str
 ) -> None:
