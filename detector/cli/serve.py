@@ -108,7 +108,9 @@ def pipeline_maker(settings: Settings) -> Callable[[bytes | None], Pipeline]:
         from detector.baseline import BadBaseline, Baseline
         from detector.runners.pipeline import Pipeline
         from detector.runners.serve import CannotServe
+        from detector.score import BadModel
         from detector.state import StateMismatch
+        from detector.vector_model import ModelError
 
         if exported is None:
             return make_pipeline(settings)
@@ -116,7 +118,7 @@ def pipeline_maker(settings: Settings) -> Callable[[bytes | None], Pipeline]:
         try:
             baseline = None if path is None else Baseline.load(path)
             return Pipeline.restore(settings, baseline, exported)
-        except (BadBaseline, StateMismatch) as error:
+        except (BadBaseline, BadModel, ModelError, StateMismatch) as error:
             raise CannotServe(f"{settings.serve.state}: {error}") from None
 
     return make
