@@ -89,7 +89,7 @@ class Caught:
 @dataclass
 class _Progress:
     events: int = 0
-    ended: bool = False  # the `end` record was fed
+    ended_at: float | None = None  # monotonic: when the `end` record was fed
     saved: bool = False  # and what came of it was exported for the commit that follows
 
 
@@ -123,9 +123,8 @@ class Demo:
         self._caught: dict[str, Caught] = {}
         self.finished = threading.Event()  # all was read, judged, and is in force
         self._began: float | None = None
-        self._took: float | None = None
         self._progress = _Progress()
-        self._source = _Played(play.log, self.speed, self._progress, self._finish)
+        self._source = _Played(play.log, self.speed, self._progress, self.finished)
         self._accounts: Callable[[], list[str]] = list
         self._make = pipeline
         self._service = Service(
@@ -162,9 +161,9 @@ class Demo:
     @property
     def seconds(self) -> float:
         """How long it has been playing, or played."""
-        if self._took is not None:
-            return self._took
-        return 0.0 if self._began is None else time.monotonic() - self._began
+        if self._began is None:
+            return 0.0
+        return (self._progress.ended_at or time.monotonic()) - self._began
 
     def caught(self) -> list[Caught]:
         """The accounts that were enforced so far, in the order in which they were caught."""
@@ -212,11 +211,6 @@ class Demo:
             known = self._caught.get(decision.value)
             self._caught[decision.value] = Caught(decision, known.first if known else decision)
 
-    def _finish(self) -> None:
-        if self._took is None:
-            self._took = self.seconds
-            self.finished.set()
-
 
 class _Played(Paced):
     """Knows when what it gave out last has been judged and committed.
@@ -225,16 +219,16 @@ class _Played(Paced):
     """
 
     def __init__(
-        self, log: Path, speed: float, progress: _Progress, finish: Callable[[], None]
+        self, log: Path, speed: float, progress: _Progress, finished: threading.Event
     ) -> None:
         super().__init__(log, speed)
         self._progress = progress
-        self._finish = finish
+        self._finished = finished
 
     def poll(self) -> list[LineBatch]:
         """See Source."""
         if self._progress.saved:
-            self._finish()
+            self._finished.set()
         return super().poll()
 
 
@@ -249,7 +243,8 @@ class _Counted:
         judgement = self._pipeline.feed(events)
         ends = sum(isinstance(event, EndOfInput) for event in events)
         self._progress.events += len(events) - ends
-        self._progress.ended |= ends > 0
+        if ends:
+            self._progress.ended_at = time.monotonic()
         return judgement
 
     def command(self, feedback: Feedback) -> Feedback:
@@ -262,7 +257,7 @@ class _Counted:
         return self._pipeline.end()
 
     def export(self) -> bytes:
-        self._progress.saved |= self._progress.ended
+        self._progress.saved |= self._progress.ended_at is not None
         return self._pipeline.export()
 
 
@@ -273,7 +268,10 @@ def play_of_sample(sample: Sample, folder: Path, settings: Settings, say: Say) -
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         second = process.submit(write_day, sample, 1, folder)
         first = write_day(sample, 0, folder)
-        say(f"calibrating on the clean day: {first.events:,} events of {first.accounts} accounts")
+        say(
+            f"calibrating on the clean day: {first.events:,} events of {first.accounts} accounts "
+            "(the first run on a machine compiles its kernels before)"
+        )
         baseline = _calibrated(first.log, folder, settings)
         written: Written = second.result()
     _close(written.log)
