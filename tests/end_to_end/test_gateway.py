@@ -8,9 +8,10 @@ commands.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -41,13 +42,19 @@ EXTRACTION = "acct-23"
 TWIN = "acct-11"  # the ordinary client that sends what the extraction sends, as it does
 ACCOUNTS = [f"acct-{i:02d}" for i in range(41)]
 EXTRACTION_REQUESTS = 400
-SPAN_S = 15.0
+SPAN_S = 12.0
+EXTRACTION_FROM_S = 4.0  # the API is in use before the extraction begins
 QUOTA = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 
 @pytest.fixture(scope="module")
 def victim() -> Victim:
     return Victim.train()
+
+
+@pytest.fixture
+def extraction(victim: Victim) -> Extraction:
+    return Extraction(victim, np.random.default_rng(23))
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +92,9 @@ def model_api(folder: Path, redis: RedisServer, victim: Victim, **stream: str) -
             [
                 "[policy]",
                 'mode = "enforce"',
+                # What is served while a decision is on its way is evidence too: without a ceiling
+                # the first answer may be the rung after 429.
+                'ceiling = "throttle"',
                 "[redis]",
                 f'url = "{redis.url}"',
                 "timeout_s = 5",
@@ -114,15 +124,16 @@ def model_api(folder: Path, redis: RedisServer, victim: Victim, **stream: str) -
         yield Api(gate, store, config)
 
 
-def clients(api: Api, victim: Victim) -> Iterator[Client]:
-    """Forty ordinary ones, each of its own kind and pace, and the extraction."""
-    even = [SPAN_S / EXTRACTION_REQUESTS] * EXTRACTION_REQUESTS
+def clients(api: Api, victim: Victim, extraction: Extraction) -> Iterator[Client]:
+    """Forty ordinary ones, each of its own kind and pace, and the extraction's."""
+    even = [(SPAN_S - EXTRACTION_FROM_S) / EXTRACTION_REQUESTS] * EXTRACTION_REQUESTS
+    even[0] += EXTRACTION_FROM_S
     for i, account in enumerate(ACCOUNTS):
         rng = np.random.default_rng([7, i])
         address = f"127.0.{i + 1}.1"
         if account == EXTRACTION:
-            thief = Extraction(victim, rng)
-            yield Client(account, address, api.gate.port, even, thief.query, thief.answer)
+            asks, learns = extraction.query, extraction.answer
+            yield Client(account, address, api.gate.port, even, asks, learns)
             continue
         if account == TWIN:
             gaps = even
@@ -134,9 +145,11 @@ def clients(api: Api, victim: Victim) -> Iterator[Client]:
         yield Client(account, address, api.gate.port, gaps, images.__next__)
 
 
-def test_nginx_obeys_what_is_in_redis(tmp_path: Path, redis: RedisServer, victim: Victim) -> None:
+def test_nginx_obeys_what_is_in_redis(
+    tmp_path: Path, redis: RedisServer, victim: Victim, extraction: Extraction
+) -> None:
     with model_api(tmp_path, redis, victim) as api:
-        by_account = {client.account: client for client in clients(api, victim)}
+        by_account = {client.account: client for client in clients(api, victim, extraction)}
         thief, twin = by_account[EXTRACTION], by_account[TWIN]
         api.store.set_mode("enforce")
         assert (thief.ask().status, twin.ask().status) == (200, 200)
@@ -158,25 +171,31 @@ def test_nginx_obeys_what_is_in_redis(tmp_path: Path, redis: RedisServer, victim
 
 @pytest.mark.parametrize("killed", [False, True], ids=["two-workers", "one-killed"])
 def test_the_extraction_is_refused_and_nobody_else(
-    tmp_path: Path, broker: Broker, redis: RedisServer, victim: Victim, killed: bool
+    tmp_path: Path,
+    broker: Broker,
+    redis: RedisServer,
+    victim: Victim,
+    extraction: Extraction,
+    killed: bool,
+    record_property: Callable[[str, object], None],
 ) -> None:
     stream = KafkaSettings(bootstrap=broker.bootstrap, prefix="killed." if killed else "whole.")
     with (
         model_api(tmp_path, redis, victim, bootstrap=stream.bootstrap, prefix=stream.prefix) as api,
-        workers(tmp_path, api) as (judging, standing_by),
+        workers(tmp_path, api) as both,
     ):
-        everybody = list(clients(api, victim))
+        everybody = list(clients(api, victim, extraction))
         thief = next(client for client in everybody if client.account == EXTRACTION)
         ordinary = [client for client in everybody if client is not thief]
 
-        def half_sent() -> None:
+        with sending(everybody):
             if killed:
-                judging.kill()
-
-        send_all(everybody, half_sent)
+                eventually(lambda: len(thief.statuses) >= 48, what="the start of the extraction")
+                judging(both).kill()
+                assert enforced(api.store.live(time.time())) == set()
         eventually(lambda: judged(stream, everybody), what="the judgement of the last request")
         found = decisions(stream)
-        assert {d.value for d in found if is_enforcement(d.action)} == {EXTRACTION}, told(found)
+        assert enforced(found) == {EXTRACTION}, told(found)
         assert_throttled(refused(thief))
         for client in ordinary:
             client.ask()
@@ -185,15 +204,15 @@ def test_the_extraction_is_refused_and_nobody_else(
         answered = {client.account: client.statuses.count(200) for client in ordinary}
         assert answered == asked
         assert asked[TWIN] > EXTRACTION_REQUESTS
-        assert {d.value for d in api.store.live(time.time())} == {EXTRACTION}
+        assert enforced(api.store.live(time.time())) == {EXTRACTION}
         assert read_topic(stream, f"{stream.prefix}dead-letters") == []
-        if killed:
-            standing_by.says("judging, generation 2")
+        assert [worker.alive() for worker in both].count(True) == (1 if killed else 2)
+        record_property("student agrees with the model on", extraction.agreement(victim))
 
 
 @contextmanager
-def workers(folder: Path, api: Api) -> Iterator[tuple[Command, Command]]:
-    """Two at work, the one that judges first, and `ship` at nginx's log."""
+def workers(folder: Path, api: Api) -> Iterator[list[Command]]:
+    """Two at work, one of which judges, and `ship` at nginx's log."""
     config = ("--config", str(api.config))
     velvetrope("topics", "create", *config)
     state = ("--state", str(folder / "ship.json"))
@@ -208,26 +227,30 @@ def workers(folder: Path, api: Api) -> Iterator[tuple[Command, Command]]:
         for worker in both:
             worker.says("working: measure, judge, apply")
             worker.says("measuring partition")
-        judging = eventually(
-            lambda: [worker for worker in both if "judging, generation 1" in worker.log()],
-            what="a judge",
-        )
-        yield judging[0], both[1 - both.index(judging[0])]
+        eventually(lambda: any(generation(worker) for worker in both), what="a judge")
+        yield both
         assert ship.alive(), ship.log()
 
 
-def send_all(everybody: list[Client], half_sent: Callable[[], None]) -> None:
-    """Everybody sends everything, at once; `half_sent` is called in the middle."""
-    half = sum(len(client.gaps) for client in everybody) // 2
+def generation(worker: Command) -> int:
+    """Of its last turn as the judge; 0 before the first."""
+    turns = re.findall(r"judging, generation (\d+)", worker.log())
+    return int(turns[-1]) if turns else 0
+
+
+def judging(workers: list[Command]) -> Command:
+    """The one that judges now: whoever took over last."""
+    return max(workers, key=generation)
+
+
+@contextmanager
+def sending(everybody: list[Client]) -> Iterator[None]:
+    """Everybody sends everything, at once; the block ends when all have."""
     cancelled = threading.Event()
     with ThreadPoolExecutor(len(everybody)) as pool:
         runs = [pool.submit(client.run, cancelled) for client in everybody]
         try:
-            eventually(
-                lambda: sum(len(client.statuses) for client in everybody) >= half,
-                what="half of the requests",
-            )
-            half_sent()
+            yield
             for run in runs:
                 run.result()
         finally:
@@ -246,7 +269,8 @@ def judged(stream: KafkaSettings, everybody: list[Client]) -> bool:
             return found
 
         def come_to(group: str) -> dict[TopicPartition, int]:
-            found = admin.list_consumer_group_offsets(f"{stream.prefix}{group}")
+            name = f"{stream.prefix}{group}"
+            found = admin.list_group_offsets(name)[name]
             return {tp: offset.offset for tp, offset in found.items()}
 
         logged = ends(f"{stream.prefix}access-logs")
@@ -291,6 +315,11 @@ def decisions(stream: KafkaSettings) -> list[Decision]:
     """All that the judge has decided so far."""
     records = read_topic(stream, f"{stream.prefix}decisions")
     return [decode_decision(value) for _, value in records if value is not None]
+
+
+def enforced(found: Iterable[Decision]) -> set[str]:
+    """The accounts that decisions reach; one to observe reaches nobody."""
+    return {one.value for one in found if is_enforcement(one.action)}
 
 
 def told(found: list[Decision]) -> str:
