@@ -124,8 +124,12 @@ class Reference:
         else:
             inside = 1.0 + self._shape * excess
             survival = inside ** (-1.0 / self._shape) if inside > 0.0 else 0.0
-        # Beyond the end of a bounded tail nothing was ever seen: one in a million, not never.
-        return max(in_tail / (self.customers + 1.0) * survival, 1e-6)
+        modelled = in_tail / (self.customers + 1.0) * survival
+        # What was counted bounds the model: above, the rate at the tenth customer, so that it
+        # never rises with the evidence; below, half the share that reached this. Beyond the end
+        # of a bounded tail nothing was ever seen: one in a million, not never.
+        fewest = max(0.5 * above / (self.customers + 1.0), 1e-6)
+        return min(max(modelled, fewest), 11.0 / (self.customers + 1.0))
 
     def describe(self) -> dict[str, Any]:
         """For summaries: the size, and from which rate on the promise is modelled."""

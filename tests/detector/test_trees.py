@@ -1,0 +1,102 @@
+"""Trees give what scikit-learn gives, explain it, and are never read outside their arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from detector.trees import Trees
+from tests.detector.small_models import staircase
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(1500, 6))
+    y = (x[:, 0] * x[:, 1] + 0.5 * x[:, 4] + 0.3 * rng.normal(size=1500) > 0).astype(np.int64)
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def fitted(data: tuple[NDArray[np.float64], NDArray[np.int64]]) -> Any:
+    model = HistGradientBoostingClassifier(max_leaf_nodes=8, max_iter=60, random_state=0)
+    return model.fit(*data)
+
+
+def test_log_odds_are_those_of_the_fitted_classifier(
+    fitted: Any, data: tuple[NDArray[np.float64], NDArray[np.int64]]
+) -> None:
+    trees = Trees.of(fitted)
+    found = [trees.log_odds(row) for row in data[0]]
+    assert found == pytest.approx(fitted.decision_function(data[0]), abs=1e-9)
+
+
+def test_a_row_on_a_threshold_goes_where_scikit_learn_sends_it(fitted: Any) -> None:
+    trees = Trees.of(fitted)
+    rows = []
+    for node in np.flatnonzero(trees.left >= 0):
+        row = np.zeros(6)
+        row[trees.feature[node]] = trees.threshold[node]
+        rows.append(row)
+    found = [trees.log_odds(row) for row in rows]
+    assert found == pytest.approx(fitted.decision_function(np.array(rows)), abs=1e-9)
+
+
+def test_shares_add_up_to_the_distance_from_the_mean(
+    fitted: Any, data: tuple[NDArray[np.float64], NDArray[np.int64]]
+) -> None:
+    trees = Trees.of(fitted)
+    usual = trees.bias + float(trees.value[trees.root].sum())
+    for row in data[0][:50]:
+        assert usual + trees.shares(row).sum() == pytest.approx(trees.log_odds(row))
+    # Of the training rows, each node's value being the mean of those that reached it.
+    mean = np.mean([trees.log_odds(row) for row in data[0]])
+    assert usual == pytest.approx(mean, abs=0.02)
+
+
+def test_a_stump_can_be_recomputed_by_hand() -> None:
+    trees = staircase(1, 0.0, 3.0, 1.0)
+    assert [trees.log_odds(np.array([9.0, x])) for x in (-1.0, 0.0, 0.5, 2.0, 7.0)] == [
+        0.0, 0.0, 1.0, 2.0, 3.0,
+    ]  # fmt: skip
+    assert trees.shares(np.array([9.0, 1.5])).tolist() == [0.0, 2.0]
+    assert trees.width == 2
+
+
+def test_arrays_come_back(fitted: Any, data: tuple[NDArray[np.float64], Any]) -> None:
+    trees = Trees.of(fitted)
+    again = Trees(trees.bias, trees.arrays())
+    assert [again.log_odds(row) for row in data[0][:20]] == [
+        trees.log_odds(row) for row in data[0][:20]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("left", np.array([3, -1, -1])),  # outside
+        ("left", np.array([0, -1, -1])),  # a circle
+        ("right", np.array([-1, -1, -1])),  # half a split
+        ("left", np.array([-5, -1, -1])),
+        ("feature", np.array([-1, 0, 0])),
+        ("threshold", np.zeros(2)),  # too short
+        ("value", np.zeros(4)),
+        ("root", np.array([3])),
+        ("root", np.array([-1])),
+        ("root", np.array([], np.int32)),
+    ],
+)
+def test_damaged_arrays_are_refused(name: str, value: NDArray[Any]) -> None:
+    arrays = staircase(0, 0.0, 1.0, 1.0).arrays()
+    with pytest.raises(ValueError, match="do not fit together"):
+        Trees(0.0, {**arrays, name: value})
+
+
+def test_no_trees_at_all_are_refused() -> None:
+    empty = {name: np.zeros(0) for name in staircase(0, 0.0, 1.0, 1.0).arrays()}
+    with pytest.raises(ValueError, match="do not fit together"):
+        Trees(0.0, empty)
