@@ -58,11 +58,14 @@ class Client:
     def run(self, cancelled: threading.Event) -> None:
         """Send everything at its pace; a late answer does not move the requests after it."""
         due = time.monotonic()
-        for gap in self.gaps:
-            due += gap
-            if cancelled.wait(max(0.0, due - time.monotonic())):
-                return
-            self.ask()
+        try:
+            for gap in self.gaps:
+                due += gap
+                if cancelled.wait(max(0.0, due - time.monotonic())):
+                    return
+                self.ask()
+        finally:
+            self.close()
 
     def ask(self) -> Answer:
         """One request."""
@@ -82,8 +85,10 @@ class Client:
         return answer
 
     def close(self) -> None:
+        """Hang up; the next request connects again."""
         if self._connection is not None:
             self._connection.close()
+            self._connection = None
 
 
 class _Server(ThreadingHTTPServer):

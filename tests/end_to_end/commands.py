@@ -58,6 +58,10 @@ class Command:
     def end(self, timeout_s: float = 30.0) -> int:
         """SIGTERM, and the exit code."""
         self._process.terminate()
+        return self.wait(timeout_s)
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        """The exit code, once it ends by itself."""
         return self._process.wait(timeout_s)
 
     def alive(self) -> bool:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,7 +152,8 @@ def test_nginx_obeys_what_is_in_redis(
         by_account = {client.account: client for client in clients(api, victim, extraction)}
         thief, twin = by_account[EXTRACTION], by_account[TWIN]
         api.store.set_mode("enforce")
-        assert (thief.ask().status, twin.ask().status) == (200, 200)
+        with closing(thief), closing(twin):
+            assert (thief.ask().status, twin.ask().status) == (200, 200)
         now = time.time()
         bucket = f"account:{EXTRACTION}"
         api.store.apply(
@@ -166,7 +167,8 @@ def test_nginx_obeys_what_is_in_redis(
             ]
         )
         assert_throttled(refused(thief))
-        assert twin.ask().status == 200
+        with closing(twin):
+            assert twin.ask().status == 200
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["two-workers", "one-killed"])
@@ -198,7 +200,8 @@ def test_the_extraction_is_refused_and_nobody_else(
         assert enforced(found) == {EXTRACTION}, told(found)
         assert_throttled(refused(thief))
         for client in ordinary:
-            client.ask()
+            with closing(client):
+                client.ask()
 
         asked = {client.account: len(client.statuses) for client in ordinary}
         answered = {client.account: client.statuses.count(200) for client in ordinary}
@@ -299,7 +302,8 @@ def refused(client: Client) -> Answer:
         answer = client.ask()
         return answer if answer.status != 200 else None
 
-    found = eventually(ask, within_s=10.0, what=f"a refusal of {client.account}")
+    with closing(client):
+        found = eventually(ask, within_s=10.0, what=f"a refusal of {client.account}")
     assert found is not None
     return found
 
