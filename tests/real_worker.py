@@ -60,6 +60,17 @@ class WorkerProcess:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    def says(self, text: str, *, within_s: float = 120.0) -> None:
+        """Wait until its log has `text`; raises AssertionError if it ends before or never says."""
+
+        def said() -> bool:
+            alive = self.alive()
+            found = text in self.log()
+            assert found or alive, f"the worker ended: {self.log()[-2000:]}"
+            return found
+
+        eventually(said, within_s=within_s, what=f"{text!r} in the worker's log")
+
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()
@@ -68,13 +79,13 @@ class WorkerProcess:
     def signal(self, number: int) -> None:
         os.kill(self._process.pid, number)
 
-    def end(self, timeout_s: float = 60.0) -> int:
+    def end(self, timeout_s: float = 120.0) -> int:
         """SIGTERM, and the exit code."""
         if self.alive():
             self.signal(signal.SIGTERM)
         return self._process.wait(timeout_s)
 
-    def wait(self, timeout_s: float = 60.0) -> int:
+    def wait(self, timeout_s: float = 120.0) -> int:
         """The exit code, once it ends by itself."""
         return self._process.wait(timeout_s)
 
@@ -108,7 +119,7 @@ def wary_models() -> Models:
 
 
 def eventually(
-    look: Callable[[], _T], *, within_s: float = 60.0, what: str = "it", every_s: float = 0.1
+    look: Callable[[], _T], *, within_s: float = 120.0, what: str = "it", every_s: float = 0.1
 ) -> _T:
     """What `look` finds, once that is true; raises AssertionError when it never is."""
     deadline = time.monotonic() + within_s

@@ -26,6 +26,7 @@ __all__ = [
     "Part",
     "Plan",
     "Writer",
+    "due",
     "load",
     "newest_whole",
     "plan",
@@ -35,6 +36,8 @@ CHUNK_BYTES: Final = 900_000
 _VERSION: Final = 1
 # Changes are written until they are half as large as the state; then the state is, whole.
 _CHANGES_SHARE: Final = 0.5
+# Laying out checkpoints takes at most this share of the time.
+_TIME_SHARE: Final = 0.05
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -91,6 +94,17 @@ class Plan(msgspec.Struct, frozen=True):
 
 _encode: Final = msgspec.msgpack.encode
 _decode_manifest: Final = msgspec.msgpack.Decoder(_Manifest).decode
+
+
+def due(since_s: float, every_s: float, took_s: float) -> bool:
+    """Whether it is time for another checkpoint, `since_s` after the last.
+
+    Args:
+        every_s: the interval wanted.
+        took_s: what laying out the process's checkpoints takes, all other work waiting; a large
+            state is written less often.
+    """
+    return since_s >= max(every_s, took_s / _TIME_SHARE)
 
 
 def plan(
@@ -213,7 +227,7 @@ class Writer:
 
     Attributes:
         epoch: the owner's.
-        took_s: how long the last export took, all other work waiting.
+        took_s: how long the last `plan` took, all other work waiting.
     """
 
     def __init__(self, topic: str, partition: int, name: str, epoch: int, found: Found) -> None:
@@ -238,8 +252,7 @@ class Writer:
         if changes is None or len(changes) > _CHANGES_SHARE * self._full_size:
             full, changes = state.export(), None
             self._full_size = len(full)
-        self.took_s = time.monotonic() - started
-        return plan(
+        planned = plan(
             self._name,
             self.epoch,
             self._number + 1,
@@ -249,6 +262,8 @@ class Writer:
             existing=self._keys,
             spare=self._spare,
         )
+        self.took_s = time.monotonic() - started
+        return planned
 
     async def write(self, producer: AIOKafkaProducer, planned: Plan, *, wait: bool = True) -> None:
         """Send it.

@@ -54,8 +54,6 @@ _TAKEN_AT: Final = "blocks-offset"  # header of a journalled command
 _POLL_MS: Final = 50
 _BACKOFF_S: Final = 1.0
 _STAND_BY_S: Final = 1.0
-# A checkpoint costs at most this share of the judge's time.
-_CHECKPOINT_SHARE: Final = 0.05
 _MAX_POLL_INTERVAL_MS: Final = 3_600_000
 _STEP_DOWN_WITHIN_S: Final = 30.0
 
@@ -435,7 +433,7 @@ class _Turn:
     def _checkpoint_due(self) -> bool:
         since = time.monotonic() - self._checkpointed_at
         every = self._settings.kafka.checkpoint_every_s
-        return since >= max(every, self._writer.took_s / _CHECKPOINT_SHARE)
+        return checkpoints.due(since, every, self._writer.took_s)
 
     async def _commit(self, *, checkpoint: bool, always: bool = False) -> None:
         """One transaction of everything since the one before; none if there is nothing."""

@@ -408,7 +408,9 @@ class MeasureStage:
                 if task.done() and not task.cancelled():
                     task.result()  # a checkpoint that cannot be loaded ends the process
             for owned in list(self._owned.values()):
-                if now - owned.checkpointed_at >= kafka.checkpoint_every_s:
+                took = sum(one.writer.took_s for one in self._owned.values())
+                since = now - owned.checkpointed_at
+                if checkpoints.due(since, kafka.checkpoint_every_s, took):
                     await self._checkpoint(owned)
                 if self._owned.get(owned.partition) is not owned:
                     continue

@@ -85,7 +85,7 @@ def ended(settings: Settings) -> bool:
 
 
 def ready(process: WorkerProcess) -> None:
-    eventually(lambda: "measuring partition" in process.log(), what="measuring")
+    process.says("measuring partition")
 
 
 def committed(settings: Settings) -> dict[int, int | None]:
@@ -285,7 +285,7 @@ def test_a_broker_that_comes_late_or_goes_away_costs_nothing(tmp_path: Path) -> 
         topics.create(settings)
         own.kill()
         with worker(settings, MEASURE) as process:
-            eventually(lambda: "no broker at" in process.log(), what="a word on the broker")
+            process.says("no broker at")
             own.start()
             ready(process)
             produce(settings, records[:3_000])

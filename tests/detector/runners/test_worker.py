@@ -198,7 +198,7 @@ def newest(decisions: Sequence[Decision]) -> dict[str, str]:
 
 
 def ready(process: WorkerProcess) -> None:
-    eventually(lambda: "measuring partition" in process.log(), what="measuring")
+    process.says("measuring partition")
 
 
 def wait_for(settings: Settings, count: int) -> None:
@@ -257,12 +257,12 @@ def test_a_judge_that_wakes_up_late_changes_nothing(deployment: Callable[..., Se
         worker(settings, ("measure", "apply")),
         worker(settings, ("judge",), wary=True) as zombie,
     ):
-        eventually(lambda: "judging, generation" in zombie.log(), what="judging")
+        zombie.says("judging, generation")
         produce(settings, log.records[:half])
         wait_for(settings, 3)
         zombie.signal(signal.SIGSTOP)
         with worker(settings, ("judge",), wary=True) as successor:
-            eventually(lambda: "judging, generation" in successor.log(), what="a successor")
+            successor.says("judging, generation")
             zombie.signal(signal.SIGCONT)
             produce(settings, log.records[half:], end=True)
             wait_for(settings, len(log.decisions))
@@ -281,7 +281,7 @@ def test_redis_that_goes_away_is_filled_again(
         redis_.stop()
         produce(settings, log.records[half:], end=True)
         wait_for(settings, len(log.decisions))
-        eventually(lambda: "Redis is away" in process.log(), what="a word on Redis")
+        process.says("Redis is away")
         redis_.start()
         eventually(lambda: view(settings) == newest(log.decisions), what="the view")
         assert process.log().count("Redis is away") == 1
@@ -296,9 +296,9 @@ def test_redis_may_be_away_at_the_start(
     redis_.stop()
     try:
         with worker(settings, ("apply",)) as process:
-            eventually(lambda: "Redis is away" in process.log(), what="a word on Redis")
+            process.says("Redis is away")
             redis_.start()
-            eventually(lambda: "Redis is back" in process.log(), what="Redis' return")
+            process.says("Redis is back")
     finally:
         redis_.stop()
         redis_.start()
