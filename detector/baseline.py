@@ -29,7 +29,6 @@ class KindBaseline(msgspec.Struct, frozen=True, kw_only=True):
     accounts: int  # whose evidence was looked at
     evidence: list[float]  # highest evidence of those that had any, ascending
     sketches: bytes = b""  # text: int8 (K, 128), mean sketches of customers, without their names
-    maxima: list[float] = []  # text: running maximum of the log-odds of each of these
     means: list[float] = []  # text: mean block score of each of these
 
 

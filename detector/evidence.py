@@ -2,7 +2,7 @@
 
 A row an account: the scores of its blocks, its mean sketch, what links it to others. Three models
 turn that into log-odds (the account's own history; with accounts on the same payment or network;
-with accounts that send alike), which are averaged and corrected by what its look-alikes show.
+with accounts that send alike), which are averaged. The evidence is their running maximum.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from detector.baseline import KindBaseline
 from detector.blocks import SKETCH_DIMS, Block, Identity
-from detector.neighbours import centred, nearest, similarities
+from detector.neighbours import centre_one, centred, nearest, similarities
 from detector.score import TextModels, account_row
 from detector.state import Column, StateMismatch, Table
 from features import NAMES
@@ -26,6 +27,7 @@ __all__ = ["MIN_EVENTS", "Others", "TextEvidence", "link_keys"]
 
 MIN_EVENTS: Final = 8  # a block of fewer says too little
 NEIGHBOURS: Final = 20
+_CLOSEST: Final = 5
 _KEYS_KEPT: Final = 16  # links, and templates, of one account
 _TEMPLATE_TEXTS: Final = 3  # distinct texts with the same head that make it a template
 _RECENTRE_S: Final = 21_600.0
@@ -43,10 +45,8 @@ _COLUMNS: Final = (
     Column("lowest", "float64", fill=math.inf),
     Column("mean", "int64"),  # mean score in steps of 1/_SCORE_STEP, as in the planes
     Column("own", "float64", fill=-math.inf),  # log-odds of its own history, now
-    Column("top", "float64", fill=-math.inf),  # running maximum of the log-odds
-    Column("evidence", "float64", fill=-math.inf),  # running maximum of the corrected log-odds
+    Column("evidence", "float64", fill=-math.inf),  # running maximum of the averaged log-odds
     Column("watched", "bool"),  # looked at for campaigns
-    Column("suspected", "bool"),
     Column("scored", "bool"),
     Column("changed", "bool"),
     Column("first_sketch", "int8", (SKETCH_DIMS,)),
@@ -64,7 +64,7 @@ class Others(NamedTuple):
     linked_mean: float  # mean score of accounts on the same payment, device or network
     template_mean: float  # of accounts that use the same templates
     sketch_mean: float  # of the 20 whose inputs are most alike
-    sketch_top: float  # mean over these of the running maximum of their log-odds
+    sketch_cosine: float  # mean cosine to the nearest 5 of these
 
 
 class TextEvidence:
@@ -84,12 +84,10 @@ class TextEvidence:
         self._centred_rows = 0
         self._centred_at = -math.inf
         self._clean_sketches = np.zeros((0, SKETCH_DIMS), np.int8)
-        self._clean_tops = np.zeros(0)
-        self._clean_means = np.zeros(0)
-        if clean is not None and clean.maxima:
+        self._clean_means = np.zeros(0, np.int64)
+        if clean is not None and clean.means:
             self._clean_sketches = np.frombuffer(clean.sketches, np.int8).reshape(-1, SKETCH_DIMS)
-            self._clean_tops = np.array(clean.maxima)
-            self._clean_means = np.array(clean.means)
+            self._clean_means = np.rint(np.array(clean.means) * _SCORE_STEP).astype(np.int64)
         self._clean_centred = self._clean_sketches
 
     def __len__(self) -> int:
@@ -140,7 +138,6 @@ class TextEvidence:
         events = block.events - int(table["events_before"][row])
         own = self.models.account.log_odds(account_row(mean, highest, lowest, events))
         table["own"][row] = own
-        table["top"][row] = max(table["top"][row], own)
         before = int(table["mean"][row]) if table["scored"][row] else 0
         after = round(mean * _SCORE_STEP)
         for key in self._keys[row]:
@@ -149,7 +146,14 @@ class TextEvidence:
         table["scored"][row] = True
         self._join(row, after, block)
         self._recentre(block.time)
-        table["centred"][row] = centred(self._mean_sketch(row), self._centre)
+        count = int(table["sketches"][row]) + int(table["first_sketch"][row].any())
+        centre_one(
+            table["first_sketch"][row],
+            table["rest_sketch"][row],
+            max(count, 1),
+            self._centre,
+            table["centred"][row],
+        )
         return row
 
     def history(self, row: int) -> tuple[float, float, float]:
@@ -177,12 +181,12 @@ class TextEvidence:
             template = key.startswith("head:")
             weight_sum[template] += weight
             score_sum[template] += weight * (total - own) / _SCORE_STEP / (count - 1)
-        sketch_mean, sketch_top = self._alike(row)
+        sketch_mean, sketch_cosine = self._alike(row)
         return Others(
             score_sum[False] / weight_sum[False] if weight_sum[False] else math.nan,
             score_sum[True] / weight_sum[True] if weight_sum[True] else math.nan,
             sketch_mean,
-            sketch_top,
+            sketch_cosine,
         )
 
     def judge(self, row: int, events: int) -> float:
@@ -209,24 +213,20 @@ class TextEvidence:
                 highest,
                 lowest,
                 events,
-                (mean if math.isnan(template) else template, others.sketch_mean),
+                (
+                    mean if math.isnan(template) else template,
+                    others.sketch_mean,
+                    others.sketch_cosine,
+                ),
             )
             odds.append(self.models.alike.log_odds(seen))
-        top = max(float(table["top"][row]), sum(odds) / len(odds))
-        table["top"][row] = top
-        # Benign clusters (long prompts, one framework's users) lift each other too: half of what
-        # unsuspected look-alikes show is taken off.
-        evidence = max(float(table["evidence"][row]), top - 0.5 * others.sketch_top)
+        evidence = max(float(table["evidence"][row]), sum(odds) / len(odds))
         table["evidence"][row] = evidence
         return evidence
 
     def week_events(self, row: int, events: int) -> int:
         """Of an account's served events, those since its evidence began."""
         return events - int(self._table["events_before"][row])
-
-    def suspect(self, row: int) -> None:
-        """From now on the account says nothing about what customers are like."""
-        self._table["suspected"][row] = True
 
     def watch(self, row: int, bar: float, most: int) -> list[str]:
         """Look at the account for campaigns; the watched ones most alike, cosine at least `bar`."""
@@ -250,15 +250,14 @@ class TextEvidence:
         scored = np.flatnonzero(self._table["scored"][:used])
         evidence = self._table["evidence"][scored]
         chosen = scored[:: max(1, math.ceil(len(scored) / accounts))]
-        sketches = np.array([self._sketch8(int(row)) for row in chosen], np.int8)
-        sketches = sketches.reshape(-1, SKETCH_DIMS)
+        means = self._mean_sketches()[chosen]
+        sketches = np.clip(np.rint(means), -127, 127).astype(np.int8)
         order = np.lexsort(sketches.T) if len(chosen) else np.zeros(0, np.int64)
         chosen = chosen[order]
         return KindBaseline(
             accounts=len(scored),
             evidence=sorted(float(e) for e in evidence if e > -math.inf),
             sketches=sketches[order].tobytes(),
-            maxima=[float(t) for t in self._table["top"][chosen]],
             means=[float(m) / _SCORE_STEP for m in self._table["mean"][chosen]],
         ), [float(c) for c in self._centre]
 
@@ -325,9 +324,7 @@ class TextEvidence:
                 "highest",
                 "lowest",
                 "own",
-                "top",
                 "evidence",
-                "suspected",
                 "best_score",
             ):
                 table[column.name][row] = column.fill
@@ -352,53 +349,45 @@ class TextEvidence:
             plane[0] += mean
             plane[1] += 1
 
-    def _sketch_sum(self, row: int) -> tuple[NDArray[np.int32], int]:
-        table = self._table
-        total = table["rest_sketch"][row] + table["first_sketch"][row]
-        return total, int(table["sketches"][row]) + int(table["first_sketch"][row].any())
-
-    def _mean_sketch(self, row: int) -> NDArray[np.float32]:
-        total, blocks = self._sketch_sum(row)
-        mean: NDArray[np.float32] = (total / max(blocks, 1)).astype(np.float32)
+    def _mean_sketches(self) -> NDArray[np.float32]:
+        """Mean sketch of every row, float32 (rows, 128)."""
+        table, used = self._table, self._table.rows
+        first = table["first_sketch"][:used]
+        counts = table["sketches"][:used] + first.any(axis=1)
+        total = table["rest_sketch"][:used] + first
+        mean: NDArray[np.float32] = (total / np.maximum(counts, 1)[:, None]).astype(np.float32)
         return mean
 
-    def _sketch8(self, row: int) -> NDArray[np.int8]:
-        return np.clip(np.rint(self._mean_sketch(row)), -127, 127).astype(np.int8)
-
     def _alike(self, row: int) -> tuple[float, float]:
-        # Mean score of the 20 accounts most alike, suspected or not; and mean running maximum of
-        # the 20 unsuspected ones. Where there are fewer of those, usual customers stand in: a
-        # lone account gets no more taken off than one among ordinary ones.
+        # Mean score of the 20 accounts most alike, and how alike the nearest of them are.
         table = self._table
         used = table.rows
         query = table["centred"][row]
-        tops, means = table["top"][:used], table["mean"][:used] / _SCORE_STEP
+        means = table["mean"][:used]
         dots = similarities(table["centred"], used, query)
-        scored = table["scored"][:used].copy()
-        scored[row] = False
-        unsuspected = scored & ~table["suspected"][:used]
-        clean = len(self._clean_tops)
+        eligible = table["scored"][:used].copy()
+        eligible[row] = False
+        clean = len(self._clean_means)
         if clean:
-            known = np.ones(clean, np.bool_)
             dots = np.concatenate([dots, similarities(self._clean_centred, clean, query)])
-            tops = np.concatenate([tops, self._clean_tops])
             means = np.concatenate([means, self._clean_means])
-            scored, unsuspected = np.append(scored, known), np.append(unsuspected, known)
-        alike, _ = nearest(dots, NEIGHBOURS, scored)
+            eligible = np.append(eligible, np.ones(clean, np.bool_))
+        alike, cosines = nearest(dots, NEIGHBOURS, eligible)
         if not len(alike):
-            return math.nan, self.models.usual
-        customers, _ = nearest(dots, NEIGHBOURS, unsuspected)
-        missing = NEIGHBOURS - len(customers)
-        sketch_top = (float(np.sum(tops[customers])) + missing * self.models.usual) / NEIGHBOURS
-        return float(np.sum(means[alike])) / len(alike), sketch_top
+            return math.nan, math.nan
+        closest = cosines[:_CLOSEST]
+        return (
+            int(np.sum(means[alike])) / _SCORE_STEP / len(alike),
+            float(np.sum(closest)) / len(closest),
+        )
 
     def _recentre(self, time: float) -> None:
         grown = self._table.rows >= 1.25 * self._centred_rows + 16
         if not grown and time < self._centred_at + _RECENTRE_S:
             return
         rows = self._table.rows
-        means = np.array([self._mean_sketch(row) for row in range(rows)])
-        everybody = np.concatenate([means, self._clean_sketches.astype(np.float32)])
+        clean = self._clean_sketches.astype(np.float32)
+        everybody = np.concatenate([self._mean_sketches(), clean])
         self._centre = np.median(everybody, axis=0).astype(np.float32)
         self._centred_rows = rows
         self._centred_at = time
@@ -407,8 +396,7 @@ class TextEvidence:
     def _centre_all(self) -> None:
         rows = self._table.rows
         if rows:
-            means = np.array([self._mean_sketch(row) for row in range(rows)])
-            self._table["centred"][:rows] = centred(means, self._centre)
+            self._table["centred"][:rows] = centred(self._mean_sketches(), self._centre)
         if len(self._clean_sketches):
             self._clean_centred = centred(self._clean_sketches.astype(np.float32), self._centre)
 
@@ -417,11 +405,17 @@ def link_keys(identity: Identity) -> list[str]:
     """What an identity shares with others: its network (/24, /48) and the sender's link hints."""
     keys = [f"link:{name}:{value}" for name, value in sorted(identity.links.items())]
     if identity.ip:
-        try:
-            address = ipaddress.ip_address(identity.ip)
-        except ValueError:
-            return keys
-        bits = 24 if address.version == 4 else 48
-        network = ipaddress.ip_network((address, bits), strict=False)
-        keys.append(f"net:{network.network_address}")
+        network = _network(identity.ip)
+        if network is not None:
+            keys.append(network)
     return keys
+
+
+@lru_cache(maxsize=1 << 16)
+def _network(ip: str) -> str | None:
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return None
+    bits = 24 if address.version == 4 else 48
+    return f"net:{ipaddress.ip_network((address, bits), strict=False).network_address}"

@@ -37,7 +37,7 @@ __all__ = ["AccountSummary", "Judge", "Judgement", "Models"]
 
 _VERSION: Final = 1
 _WATCH_RATE: Final = 1e-2  # evidence that 1 % of customers reach: linked into campaigns from here
-_SUSPECT_RATE: Final = 1e-3  # from here an account no longer counts as a customer
+_SUSPECT_RATE: Final = 1e-3  # from here an account teaches no vector population
 _ALIKE_COSINE: Final = 0.5
 _ALIKE_MOST: Final = 5
 _SIGNALS: Final = 5
@@ -378,8 +378,6 @@ class Judge:
         if rate <= _WATCH_RATE:
             alike = evidence.watch(row, _ALIKE_COSINE, _ALIKE_MOST)
             self.campaigns.watch(block.account, evidence.keys(row), alike)
-        if rate <= _SUSPECT_RATE:
-            evidence.suspect(row)
         return rate
 
     def _text_evidence(self, population: str) -> TextEvidence:

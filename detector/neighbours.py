@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["centred", "nearest", "similarities"]
+__all__ = ["centre_one", "centred", "nearest", "similarities"]
 
 
 @njit(cache=True)
@@ -19,17 +19,42 @@ def _dots(sketches, rows, query, out):  # type: ignore[no-untyped-def]
         out[r] = total
 
 
-def centred(mean: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.int8]:
+@njit(cache=True)
+def _centre(mean, centre, out):  # type: ignore[no-untyped-def]
+    norm2 = 0.0
+    for j in range(len(out)):
+        away = float(mean[j]) - centre[j]
+        norm2 += away * away
+    norm = max(np.sqrt(norm2), 1e-9)
+    for j in range(len(out)):
+        out[j] = np.int8(np.rint(127.0 * (float(mean[j]) - centre[j]) / norm))
+
+
+@njit(cache=True)
+def _centre_all(means, centre, out):  # type: ignore[no-untyped-def]
+    for r in range(len(means)):
+        _centre(means[r], centre, out[r])
+
+
+@njit(cache=True)
+def centre_one(first, rest, count, centre, out):  # type: ignore[no-untyped-def]
+    """`centred` of the mean of `count` sketches whose sum is `first + rest`, into `out`."""
+    mean = np.empty(len(out), np.float32)
+    for j in range(len(out)):
+        mean[j] = np.float32((np.int32(first[j]) + rest[j]) / count)
+    _centre(mean, centre, out)
+
+
+def centred(means: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.int8]:
     """Directions of mean sketches from the population's median sketch, as int8 of norm 127.
 
     Args:
-        mean: float32 (..., 128), mean of the block sketches.
+        means: float32 (A, 128), mean of each account's block sketches.
         centre: float32 (128,).
     """
-    away = mean.astype(np.float64) - centre
-    norm = np.sqrt(np.sum(away * away, axis=-1, keepdims=True))
-    scaled: NDArray[np.int8] = np.rint(127.0 * away / np.maximum(norm, 1e-9)).astype(np.int8)
-    return scaled
+    out = np.empty(means.shape, np.int8)
+    _centre_all(np.ascontiguousarray(means), centre, out)
+    return out
 
 
 def similarities(

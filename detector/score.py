@@ -30,7 +30,7 @@ _MODELS: Final = {
     "block": None,
     "account": ACCOUNT_FEATURES,
     "linked": (*ACCOUNT_FEATURES, "linked_mean"),
-    "alike": (*ACCOUNT_FEATURES, "template_mean", "sketch_mean"),
+    "alike": (*ACCOUNT_FEATURES, "template_mean", "sketch_mean", "sketch_cosine"),
 }
 
 
@@ -48,7 +48,6 @@ class TextModels:
         typical: float64 (len(used), 2), 5 % and 95 % quantiles among training customers' blocks.
         own_bar: log-odds that 5 % of customers' own histories pass in a week; only above it do
             linked accounts count, so that nobody is convicted by company alone.
-        usual: median over customers of the running maximum of their log-odds.
         reference: float64 (N,), highest evidence of each of N simulated customers in a week,
             ascending; -inf for those that never passed `own_bar`.
     """
@@ -57,7 +56,6 @@ class TextModels:
     used: NDArray[np.int64]
     typical: NDArray[np.float64]
     own_bar: float
-    usual: float
     reference: NDArray[np.float64]
     block: Trees
     account: Trees
@@ -87,7 +85,6 @@ class TextModels:
             "features": [NAMES[i] for i in self.used],
             "families": {family.name: family.version for family in FAMILIES},
             "own_bar": self.own_bar,
-            "usual": self.usual,
             "bias": bias,
             "about": dict(self.about),
         }
@@ -134,7 +131,6 @@ class TextModels:
                     used=np.array([NAMES.index(n) for n in about["features"]], dtype=np.int64),
                     typical=file["typical"],
                     own_bar=float(about["own_bar"]),
-                    usual=float(about["usual"]),
                     reference=file["reference"],
                     about=about["about"],
                     **models,
