@@ -282,7 +282,7 @@ class _Account:
                 count = round(min(1_200.0, habit.lognormal(260.0, 0.5)))
                 return self._campaign(count)
             case _:
-                count = round(min(900.0, habit.lognormal(220.0, 0.6)))
+                count = round(min(1_500.0, habit.lognormal(420.0, 0.5)))
                 return self._campaign(count)
 
     def _job(self, count: int, workers: int) -> Arrivals:
