@@ -1,7 +1,8 @@
 """Models whose every answer a reader can recompute, and blocks for them.
 
 A block's score is its first feature, rounded up to whole numbers from -3 to 6. An account's
-log-odds are the mean of its scores, in steps of a quarter; with linked accounts, theirs.
+log-odds are the mean of its scores, in steps of a quarter; with linked accounts, and with accounts
+that send alike, the mean of theirs.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ from detector.vector_kernels import FEATURES
 from detector.vector_model import SIZE_CLASSES, VectorModel
 from features import NAMES
 
-__all__ = ["START", "USUAL", "models", "sketch", "staircase", "text_block", "vector_block"]
+__all__ = ["START", "models", "sketch", "staircase", "text_block", "vector_block"]
 
 START: Final = 1.8e9
-USUAL: Final = -2.0
 
 
 def staircase(feature: int, low: float, high: float, step: float) -> Trees:
@@ -54,12 +54,11 @@ def models() -> Models:
         used=np.array([0], np.int64),
         typical=np.array([[-3.0, 0.0]]),
         own_bar=0.0,
-        usual=USUAL,
         reference=np.sort(np.concatenate([np.full(949, -np.inf), np.linspace(0.0, 1.0, 50)])),
         block=staircase(0, -3.0, 6.0, 1.0),
         account=staircase(0, -3.0, 6.0, 0.25),
         linked=staircase(4, -3.0, 6.0, 0.25),
-        alike=staircase(0, -3.0, 6.0, 0.25),
+        alike=staircase(5, -3.0, 6.0, 0.25),
         about={},
     )
     n = len(FEATURES)
@@ -103,7 +102,7 @@ def text_block(
         "population": "text",
         "kind": "text",
         "index": index,
-        "revision": 2,
+        "revision": 0 if index == 0 else 2,
         "n": n,
         "events": 32 * index + n,
         "refused": 0,

@@ -1,0 +1,313 @@
+"""Evidence about accounts that send text: what counts for whom, and what must not matter."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detector.baseline import Baseline
+from detector.blocks import Block, Identity
+from detector.evidence import TextEvidence, link_keys
+from detector.state import StateMismatch, pack, unpack
+from tests.detector.small_models import START, models, sketch, text_block
+
+MODELS = models()
+WEEK = 604_800.0
+NOTHING = -math.inf
+
+
+def fresh(**options: Any) -> TextEvidence:
+    return TextEvidence(MODELS.text, options.pop("restart_s", WEEK), **options)
+
+
+def take(evidence: TextEvidence, block: Block, score: float) -> float:
+    """The account's evidence after one more block."""
+    row = evidence.add(block, score)
+    return evidence.judge(row, evidence.week_events(row, block.events))
+
+
+def payer(name: str) -> Identity:
+    return Identity(links={"payment": name})
+
+
+# An account's own history
+
+
+def test_a_history_is_its_mean_highest_and_lowest() -> None:
+    evidence = fresh()
+    for index, score in enumerate((1.0, -3.0, 5.0)):
+        row = evidence.add(text_block(index=index), score)
+    assert evidence.history(row) == (1.0, 5.0, -3.0)
+
+
+def test_each_revision_of_the_first_block_replaces_the_one_before() -> None:
+    evidence = fresh()
+    for revision, score in enumerate((5.0, 4.0, -1.0)):
+        row = evidence.add(text_block(revision=revision, n=8 << revision), score)
+    assert evidence.history(row) == (-1.0, -1.0, -1.0)
+    evidence.add(text_block(index=1), 2.0)
+    assert evidence.history(row) == (0.5, 2.0, -1.0)
+
+
+def test_evidence_is_the_running_maximum_of_the_log_odds() -> None:
+    evidence = fresh()
+    found = [take(evidence, text_block(index=i), s) for i, s in enumerate((1.0, 4.0, -3.0))]
+    assert found == [1.0, 2.5, 2.5]  # means 1, 2.5, 2/3
+
+
+def test_an_ordinary_history_is_no_evidence() -> None:
+    assert take(fresh(), text_block(), -0.5) == NOTHING
+
+
+def test_a_week_after_its_start_an_account_begins_anew() -> None:
+    evidence = fresh()
+    first = text_block(at=0.0)
+    assert take(evidence, first, 5.0) == 5.0
+    assert take(evidence, text_block(at=WEEK - 31.0, index=1), 5.0) == 5.0
+    again = text_block(at=WEEK - 30.0, index=2)  # its first event was 30 s before the first block
+    row = evidence.add(again, -1.0)
+    assert evidence.judge(row, evidence.week_events(row, again.events)) == NOTHING
+    assert evidence.week_events(row, again.events) == 32
+    assert evidence.history(row) == (-1.0, -1.0, -1.0)
+
+
+def test_weeks_are_counted_from_the_start_not_from_the_restart() -> None:
+    evidence = fresh(restart_s=100.0)
+    take(evidence, text_block(at=30.0), 5.0)  # started at 0
+    take(evidence, text_block(at=250.0, index=1), 5.0)  # the third period is from 200 on
+    assert take(evidence, text_block(at=299.0, index=2), -3.0) > NOTHING
+    assert take(evidence, text_block(at=300.0, index=3), -3.0) == NOTHING
+
+
+# Linked accounts
+
+
+def test_links_and_templates_are_told_apart() -> None:
+    identity = Identity(ip="203.0.113.77", links={"payment": "p", "device": "d"})
+    assert link_keys(identity) == ["link:device:d", "link:payment:p", "net:203.0.113.0"]
+    assert link_keys(Identity(ip="2001:db8:1:2::3")) == ["net:2001:db8:1::"]
+    assert link_keys(Identity(ip="not an address")) == []
+    evidence = fresh()
+    # A head counts as a template once three distinct texts have it.
+    row = evidence.add(text_block(heads=((7, 30, 3), (8, 30, 2)), identity=identity), 0.0)
+    assert sorted(evidence.keys(row)) == sorted([*link_keys(identity), "head:7"])
+
+
+def test_an_account_keeps_a_bounded_number_of_links() -> None:
+    evidence = fresh()
+    for index in range(100):
+        identity = Identity(ip=f"10.0.{index}.1", links={"device": f"d{index}"})
+        row = evidence.add(text_block(index=index, heads=((index, 9, 9),), identity=identity), 0.0)
+    assert len(evidence.keys(row)) == 32
+
+
+def test_others_are_the_mean_of_those_who_share_a_link() -> None:
+    evidence = fresh()
+    for name, score in (("a", 4.0), ("b", 2.0), ("c", -1.0)):
+        evidence.add(text_block(name, identity=payer("p")), score)
+    evidence.add(text_block("d"), 6.0)
+    found = [evidence.others(evidence.accounts[name]).linked_mean for name in "abcd"]
+    assert found[:3] == pytest.approx([0.5, 1.5, 3.0])
+    assert math.isnan(found[3])
+
+
+def test_a_rare_link_counts_more_than_a_common_one() -> None:
+    evidence = fresh()
+    crowd = Identity(ip="203.0.113.1")
+    for i in range(50):
+        evidence.add(text_block(f"neighbour-{i}", identity=crowd), -3.0)
+    evidence.add(text_block("accomplice", identity=payer("p")), 5.0)
+    both = Identity(ip="203.0.113.2", links={"payment": "p"})
+    row = evidence.add(text_block("a", identity=both), 0.0)
+    rare, common = 1.0 / math.log(2 + 5), 1.0 / math.log(51 + 5)
+    assert evidence.others(row).linked_mean == pytest.approx(
+        (5.0 * rare - 3.0 * common) / (rare + common)
+    )
+
+
+def test_the_order_of_accounts_does_not_change_what_others_show() -> None:
+    rng = Random(5)
+    made = [
+        (f"a{i}", rng.choice("pq"), rng.uniform(-3.0, 5.0), rng.uniform(-3.0, 5.0))
+        for i in range(5)
+    ]
+    seen = set()
+    for order in permutations(made):
+        evidence = fresh()
+        for name, link, first, second in order:
+            evidence.add(text_block(name, identity=payer(link), heads=((1, 9, 9),)), first)
+            evidence.add(text_block(name, index=1, identity=payer(link)), second)
+        others = [evidence.others(evidence.accounts[name]) for name, *_ in made]
+        seen.add(tuple((o.linked_mean, o.template_mean) for o in others))
+    assert len(seen) == 1
+
+
+def test_thieves_linked_to_a_thief_speak_against_it() -> None:
+    alone, together = fresh(), fresh()
+    for i in range(6):
+        take(together, text_block(f"thief-{i}", identity=payer("p")), 5.0)
+    found = [take(e, text_block("a", identity=payer("p")), 1.0) for e in (alone, together)]
+    assert found[1] > found[0] > NOTHING
+
+
+def test_no_company_convicts_an_account_whose_own_history_is_ordinary() -> None:
+    """A thief copies a customer's template, sits in its network and pays with its card."""
+    evidence = fresh()
+    shared: dict[str, Any] = {
+        "identity": Identity(ip="203.0.113.1", links={"payment": "p"}),
+        "heads": ((7, 32, 32),),
+        "sketch": sketch(1),
+    }
+    customer = text_block("customer", **shared)
+    assert take(evidence, customer, -0.25) == NOTHING
+    for i in range(60):
+        assert take(evidence, text_block(f"thief-{i}", **shared), 6.0) > 1.5
+    for index in range(1, 8):
+        assert take(evidence, text_block("customer", index=index, **shared), -0.25) == NOTHING
+
+
+# Accounts that send alike
+
+
+def test_accounts_that_send_alike_count_for_each_other_both_ways() -> None:
+    for score, expected in ((-1.0, (2.0 - 1.0) / 2), (5.0, (2.0 + 5.0) / 2)):
+        evidence = fresh()
+        for i in range(20):
+            take(evidence, text_block(f"c{i}", sketch=sketch(1)), score)
+        assert take(evidence, text_block("a", sketch=sketch(1)), 2.0) == expected
+
+
+def test_the_twenty_most_alike_count() -> None:
+    evidence = fresh()
+    for i in range(40):
+        evidence.add(text_block(f"c{i}", sketch=sketch(i % 2)), 4.0 * (i % 2))
+    row = evidence.add(text_block("a", sketch=sketch(1)), 2.0)
+    others = evidence.others(row)
+    assert others.sketch_mean == 4.0
+    assert others.sketch_cosine == pytest.approx(1.0, abs=0.02)
+
+
+def test_watched_accounts_that_send_alike_are_found_the_nearest_first() -> None:
+    evidence = fresh()
+    for i in range(30):
+        evidence.add(text_block(f"customer-{i}", sketch=sketch(i)), -1.0)
+    near = np.frombuffer(sketch(99), np.int8).astype(np.int64)
+    noise = np.frombuffer(sketch(98), np.int8).astype(np.int64)
+    for i in range(4):
+        bent = (near + i * noise // 8).clip(-127, 127).astype(np.int8).tobytes()
+        row = evidence.add(text_block(f"thief-{i}", sketch=bent), 5.0)
+        if i < 3:
+            alike = evidence.watch(row, 0.5, 5)
+            assert set(alike) == {f"thief-{j}" for j in range(i)}
+    assert evidence.watch(row, 0.5, 5) == ["thief-2", "thief-1", "thief-0"]
+    assert evidence.watch(row, 0.5, 1) == ["thief-2"]
+    assert evidence.watch(row, 0.9999, 5) == []
+
+
+# What is kept
+
+
+def crowded(seed: int = 1) -> list[tuple[Block, float]]:
+    """Blocks of 40 accounts in disorder, with links, templates and revisions."""
+    rng = Random(seed)
+    made = []
+    counts = dict.fromkeys(range(40), 0)
+    for number in range(400):
+        who = rng.randrange(40)
+        made.append(
+            (
+                text_block(
+                    f"account-{who}", 60.0 * number, index=counts[who],
+                    identity=payer(str(rng.randrange(12))), sketch=sketch(rng.randrange(8)),
+                    heads=((rng.randrange(9), 10, 4),),
+                ),
+                rng.uniform(-3.0, 5.0) + (who < 8),
+            )
+        )  # fmt: skip
+        counts[who] += 1
+    return made
+
+
+def outcome(evidence: TextEvidence, made: list[Any], start: int = 0) -> list[Any]:
+    """What is found block by block from number `start` on."""
+    found: list[Any] = []
+    for number in range(start, len(made)):
+        block, score = made[number]
+        found.append(take(evidence, block, score))
+        row = evidence.accounts[block.account]
+        found += evidence.others(row)
+        if number % 3 == 0:
+            found.append(evidence.watch(row, 0.3, 5))
+    return [None if x != x else x for x in found]
+
+
+@pytest.mark.parametrize(("full", "changes"), [(0, None), (200, None), (100, 101), (150, 390)])
+def test_a_restored_one_goes_on_the_same(full: int, changes: int | None) -> None:
+    made = crowded()
+    expected = outcome(fresh(restart_s=9_000.0), made)
+    first, resumed = fresh(restart_s=9_000.0), fresh(restart_s=9_000.0)
+    at = full if changes is None else changes
+    before = outcome(first, made[:full])
+    parts = [first.export(False)]
+    if changes is not None:
+        before += outcome(first, made[:changes], full)
+        parts.append(first.export(True))
+    for part in parts:
+        resumed.restore(unpack("evidence", 1, pack("evidence", 1, part)))
+    assert before + outcome(resumed, made, at) == expected
+
+
+def test_changes_are_fewer_than_everything() -> None:
+    evidence = fresh()
+    made = crowded()
+    outcome(evidence, made[:390])
+    everything = len(pack("evidence", 1, evidence.export(False)))
+    outcome(evidence, made[:393], 390)
+    assert len(pack("evidence", 1, evidence.export(True))) < everything / 3
+
+
+def test_changes_without_what_they_change_are_refused() -> None:
+    evidence = fresh()
+    made = crowded()
+    outcome(evidence, made[:200])
+    evidence.export(False)
+    take(evidence, text_block("new"), 1.0)
+    with pytest.raises(StateMismatch, match="without those before them"):
+        fresh().restore(evidence.export(True))
+
+
+def test_a_baseline_keeps_customers_without_their_names(tmp_path: Path) -> None:
+    evidence = fresh()
+    for block, score in crowded():
+        take(evidence, block, score)
+    kind, centre = evidence.clean(25)
+    assert kind.accounts == 40
+    assert kind.evidence == sorted(kind.evidence)
+    assert len(kind.evidence) > 5
+    assert len(kind.sketches) == 128 * len(kind.means)
+    assert 0 < len(kind.means) <= 25
+    rows = np.frombuffer(kind.sketches, np.int8).reshape(-1, 128)
+    assert np.array_equal(rows, rows[np.lexsort(rows.T)])  # no trace of who came first
+    baseline = Baseline(
+        name="july", scorer="small", events=1, first_ts=START, last_ts=START + 1.0,
+        kinds={"text": kind}, centre=centre,
+    )  # fmt: skip
+    file = tmp_path / "baseline.json"
+    baseline.save(file)
+    assert b"account" not in file.read_bytes().replace(b'"accounts"', b"")
+
+
+def test_customers_of_the_baseline_count_as_accounts_that_send_alike() -> None:
+    before = fresh()
+    for i in range(20):
+        take(before, text_block(f"c{i}", sketch=sketch(1)), -1.0)
+    kind, centre = before.clean(100)
+    after = fresh(clean=kind)
+    after.start_centre(centre)
+    assert take(after, text_block("a", sketch=sketch(1)), 2.0) == (2.0 - 1.0) / 2

@@ -1,0 +1,576 @@
+"""The judge: what it decides follows from the blocks and the commands, not from how they came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from random import Random
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
+
+from detector.blocks import Block, Identity
+from detector.judge import Judge, Judgement
+from detector.settings import JudgeSettings, MeasureSettings, Settings
+from detector.state import StateMismatch
+from responders.decisions import Decision
+from responders.feedback import Allow, Clear, Disallow, Feedback, SetMode
+from responders.settings import PolicySettings, RungSettings
+from tests.detector.small_models import START, models, sketch, text_block, vector_block
+
+MODELS = models()
+TICK = 0.2
+
+
+def settings(partitions: int = 1, **judge: Any) -> Settings:
+    """A short ladder, on which evidence past all customers goes up to block."""
+    return Settings(
+        measure=MeasureSettings(partitions=partitions),
+        judge=JudgeSettings(tick_s=TICK, **judge),
+        policy=PolicySettings(
+            ladder=(
+                RungSettings(action="observe", false_per_1000_week=60.0, ttl_s=40.0),
+                RungSettings(action="throttle", false_per_1000_week=30.0, ttl_s=20.0),
+                RungSettings(action="block", false_per_1000_week=3.0, ttl_s=60.0),
+            )
+        ),
+    )
+
+
+def judge(partitions: int = 1, **options: Any) -> Judge:
+    return Judge(settings(partitions, **options), models=MODELS)
+
+
+def tick_end(tick: int) -> float:
+    return tick * TICK
+
+
+def brief(decisions: Sequence[Decision]) -> list[tuple[str, str, int, float]]:
+    return [(d.value, d.action, d.level, d.issued_at) for d in decisions]
+
+
+def whole(judgement: Judgement) -> list[Any]:
+    """Everything in it, to be compared to the last bit."""
+    return [msgspec.to_builtins(part) for part in (judgement.decisions, judgement.alerts)]
+
+
+# A stream in which everything happens
+
+
+Stream = list[list[Block]]  # by partition, in the order of the partition
+
+
+def stream(seed: int, partitions: int = 3, blocks: int = 400) -> Stream:
+    """Text and vectors of 28 accounts: thieves and customers, linked, close in time."""
+    rng = Random(seed)
+    rows = np.random.default_rng(seed)
+    parts: Stream = [[] for _ in range(partitions)]
+    counts: dict[str, int] = {}
+    clocks = [0.0] * partitions
+    for _ in range(blocks):
+        who = rng.randrange(28)
+        partition = who % partitions
+        # Now and then in the same tick, and at the same time as others.
+        clocks[partition] += rng.choice((0.0, 0.05, 0.3, 1.0, 9.0))
+        account = f"account-{who}"
+        index = counts.get(account, 0)
+        counts[account] = index + 1
+        common: dict[str, Any] = {
+            "index": index,
+            "partition": partition,
+            "seq": len(parts[partition]),
+            "identity": Identity(
+                org=f"org-{who % 4}", links={"payment": str(who % 5 if who < 9 else who)}
+            ),
+        }
+        if who >= 14:
+            made = (rows.normal(size=(32, 4)) * (9.0 if who == 27 else 1.0)).astype(np.float32)
+            block = vector_block(account, clocks[partition], rows=made, **common)
+        elif who == 13:
+            block = text_block(account, clocks[partition], score=0.0, population="code", **common)
+        else:
+            block = text_block(
+                account, clocks[partition], score=rng.uniform(-2.0, 3.0) + 3.0 * (who < 5),
+                sketch=sketch(who % 6), heads=((who % 3, 20, 5),), **common,
+            )  # fmt: skip
+        parts[partition].append(block)
+    return parts
+
+
+def commands(parts: Stream) -> list[Feedback]:
+    """A clear of somebody who is throttled at that time, and what changes all decisions."""
+    throttled = next(d for d in at_once(parts, []).decisions if d.action == "throttle")
+    return [
+        Clear(
+            id="c", by="me", at=throttled.issued_at + 1.05, scope="account",
+            value=throttled.value, reason="known", grace_s=30.0,
+        ),
+        Allow(
+            id="a", by="me", at=START + 80.0, scope="org", value="org-2", reason="partner",
+            expires_at=START + 200.0,
+        ),
+        SetMode(id="m", by="me", at=START + 100.0, mode="enforce"),
+        Disallow(id="d", by="me", at=START + 150.0, scope="org", value="org-2"),
+    ]  # fmt: skip
+
+
+def at_once(parts: Stream, said: Sequence[Feedback]) -> Judgement:
+    one = judge(len(parts))
+    for feedback in said:
+        one.command(feedback)
+    for partition, blocks in enumerate(parts):
+        one.blocks(partition, blocks, blocks[-1].time)
+        one.end(partition)
+    return one.advance()
+
+
+STREAMS = {seed: stream(seed) for seed in range(3)}
+COMMANDS = {seed: commands(parts) for seed, parts in STREAMS.items()}
+EXPECTED = {seed: at_once(parts, COMMANDS[seed]) for seed, parts in STREAMS.items()}
+
+
+def test_the_streams_lead_to_decisions_of_every_kind() -> None:
+    for judgement in EXPECTED.values():
+        decisions = judgement.decisions
+        assert len(decisions) >= 30
+        assert {d.action for d in decisions} == {"observe", "throttle", "block", "clear"}
+        assert {d.reason.code for d in decisions} == {"extraction", "cleared", "allowlisted"}
+        assert {d.mode for d in decisions} == {"shadow", "enforce"}
+        assert any(d.campaign for d in decisions)
+        assert any(d.value == "account-27" for d in decisions)
+        assert {alert.activity for alert in judgement.alerts} == {"create", "update", "close"}
+
+
+class Feeding:
+    """Hands a stream over in pieces, in an order of partitions that a random number picks."""
+
+    def __init__(self, parts: Stream, rng: Random) -> None:
+        self.parts = parts
+        self.rng = rng
+        self.given = [0] * len(parts)
+        self.ended: set[int] = set()
+
+    def step(self, to: Judge) -> bool:
+        """One piece; False when nothing is left."""
+        open_ = [p for p in range(len(self.parts)) if p not in self.ended]
+        if not open_:
+            return False
+        partition = self.rng.choice(open_)
+        blocks = self.parts[partition]
+        first = self.given[partition]
+        last = min(len(blocks), first + self.rng.choice((0, 1, 1, 5, 40)))
+        # The watermark may be anywhere up to the next block's time.
+        low = blocks[last - 1].time if last else 0.0
+        high = blocks[last].time if last < len(blocks) else low
+        to.blocks(partition, blocks[first:last], self.rng.choice((low, high)))
+        self.given[partition] = last
+        if last == len(blocks):
+            to.end(partition)
+            self.ended.add(partition)
+        return True
+
+
+@pytest.mark.parametrize("seed", STREAMS)
+@given(luck=st.integers(0, 2**32))
+@hypothesis(max_examples=15, deadline=None)
+def test_any_interleaving_of_partitions_gives_the_same(seed: int, luck: int) -> None:
+    rng, one, found = Random(luck), judge(3), Judgement()
+    said = [*COMMANDS[seed]]
+    rng.shuffle(said)
+    for feedback in said:
+        one.command(feedback)
+    feeding = Feeding(STREAMS[seed], rng)
+    while feeding.step(one):
+        if rng.random() < 0.5:
+            found.extend(one.advance())
+    found.extend(one.advance())
+    assert whole(found) == whole(EXPECTED[seed])
+
+
+@pytest.mark.parametrize("seed", STREAMS)
+@given(luck=st.integers(0, 2**32))
+@hypothesis(max_examples=10, deadline=None)
+def test_restarts_at_any_moment_give_the_same(seed: int, luck: int) -> None:
+    """From everything, or from everything and later changes; journalled commands come again."""
+    rng, one, found = Random(luck), judge(3), Judgement()
+    journal = [one.command(feedback) for feedback in COMMANDS[seed]]
+    feeding = Feeding(STREAMS[seed], rng)
+    full: bytes | None = None
+    more = True
+    while more:
+        more = feeding.step(one)
+        found.extend(one.advance())
+        chance = rng.random()
+        if chance < 0.15:
+            full = one.export()
+        if chance < 0.25 and full is not None:
+            one = Judge.restore(settings(3), None, full, one.export_changes(), models=MODELS)
+            full = None
+            for feedback in journal:
+                assert one.command(feedback) == feedback
+    assert whole(found) == whole(EXPECTED[seed])
+
+
+def test_going_back_to_a_checkpoint_decides_the_same_again() -> None:
+    parts = STREAMS[0]
+    one = judge(3)
+    journal = [one.command(feedback) for feedback in COMMANDS[0]]
+    full = one.export()
+    for partition, blocks in enumerate(parts):
+        one.blocks(partition, blocks[:40], blocks[39].time)
+    first = one.advance()
+    again = Judge.restore(settings(3), None, full, generation=1, models=MODELS)
+    for feedback in journal:
+        again.command(feedback)
+    for partition, blocks in enumerate(parts):
+        again.blocks(partition, blocks[:40], blocks[39].time)
+    second = again.advance()
+    assert first.decisions
+    assert [(d.id, *brief([d])) for d in first.decisions] == [
+        (d.id, *brief([d])) for d in second.decisions
+    ]
+    # The later judge's versions beat those of the one it replaced.
+    assert max(d.version for d in first.decisions) < min(d.version for d in second.decisions)
+    assert {d.version >> 32 for d in second.decisions} == {1}
+
+
+def test_versions_grow_with_each_decision() -> None:
+    versions = [decision.version for decision in EXPECTED[1].decisions]
+    assert all(a < b for a, b in pairwise(versions))
+
+
+# Ticks
+
+
+def damning(account: str = "thief", at: float = 0.05, **fields: Any) -> Block:
+    """A block of which one is enough for the first enforcement."""
+    return text_block(account, at, score=6.0, **fields)
+
+
+def due(block: Block) -> int:
+    return int(block.time / TICK) + 1
+
+
+def test_a_decision_is_issued_at_the_end_of_its_blocks_tick() -> None:
+    one = judge()
+    block = damning()
+    one.blocks(0, [block], START + 10.0)
+    (decision,) = one.advance().decisions
+    assert (decision.action, decision.level) == ("throttle", 1)
+    assert decision.issued_at == tick_end(due(block))
+    assert block.time < decision.issued_at <= block.time + TICK
+
+
+def test_a_tick_waits_for_the_slowest_partition() -> None:
+    one = judge(3)
+    block = damning()
+    end = tick_end(due(block))
+    one.blocks(0, [block], START + 100.0)
+    assert one.advance().decisions == []
+    one.blocks(1, [], START + 100.0)
+    assert one.advance().decisions == []  # nothing was heard of the third at all
+    one.blocks(2, [], end - 1e-3)
+    assert one.advance().decisions == []
+    one.blocks(2, [], end)
+    assert [d.issued_at for d in one.advance().decisions] == [end]
+
+
+def test_blocks_of_a_tick_count_in_the_order_of_their_times_and_names() -> None:
+    one = judge(2)
+    one.blocks(1, [damning("b", 0.05, partition=1), damning("c", 0.06, partition=1, seq=1)],
+               START + 9.0)  # fmt: skip
+    one.blocks(0, [damning("d", 0.05), damning("a", 0.06, seq=1)], START + 9.0)
+    assert [d.value for d in one.advance().decisions] == ["b", "d", "a", "c"]
+
+
+def test_a_silent_partition_holds_nothing_until_it_speaks_again() -> None:
+    one = judge(2)
+    one.blocks(1, [], START - 50.0)
+    one.silence(1)
+    one.blocks(0, [damning(at=1.0)], START + 2.0)
+    assert len(one.advance().decisions) == 1
+    one.blocks(1, [], START + 3.0)
+    one.blocks(0, [damning("other", 5.0, seq=1)], START + 6.0)
+    assert one.advance().decisions == []
+    one.silence(1)
+    assert [d.value for d in one.advance().decisions] == ["other"]
+
+
+def test_a_block_whose_tick_is_over_joins_the_next() -> None:
+    one = judge(2)
+    one.silence(1)
+    first = damning("early", 10.0)
+    one.blocks(0, [first], START + 20.0)
+    assert [d.value for d in one.advance().decisions] == ["early"]
+    one.blocks(1, [damning("late", 4.0, partition=1)], START + 20.0)
+    (decision,) = one.advance().decisions
+    assert (decision.value, decision.issued_at) == ("late", tick_end(due(first) + 1))
+
+
+def test_the_end_judges_everything() -> None:
+    one = judge(2)
+    one.blocks(0, [damning()], START + 0.05)
+    one.end(0)
+    assert one.advance().decisions == []
+    one.end(1)
+    assert len(one.advance().decisions) == 1
+
+
+def test_a_partition_that_goes_on_after_its_end_holds_again() -> None:
+    one = judge(2)
+    for partition in (0, 1):
+        one.blocks(partition, [], START)
+        one.end(partition)
+    one.blocks(0, [damning(at=5.0)], START + 9.0)
+    one.blocks(1, [], START + 1.0)
+    assert one.advance().decisions == []
+    one.blocks(1, [], START + 9.0)
+    assert len(one.advance().decisions) == 1
+
+
+def test_repeats_are_dropped_and_a_gap_is_an_error() -> None:
+    one = judge()
+    blocks = [damning(at=float(i), index=i, seq=i) for i in range(3)]
+    one.blocks(0, blocks[:2], START + 1.0)
+    one.blocks(0, blocks, START + 2.0)
+    one.end(0)
+    one.advance()
+    assert dict(one.accounts())["thief"].blocks == 3
+    with pytest.raises(ValueError, match="partition 0: block 4 came where 3 was due"):
+        one.blocks(0, [damning(at=9.0, index=4, seq=4)], START + 9.0)
+
+
+def test_a_watermark_never_goes_back() -> None:
+    one = judge(2)
+    one.blocks(1, [], START + 9.0)
+    one.blocks(1, [], START - 9.0)
+    one.blocks(0, [damning()], START + 9.0)
+    assert len(one.advance().decisions) == 1
+
+
+def test_a_decision_ends_without_any_block() -> None:
+    one = judge()
+    one.blocks(0, [damning()], START + 1.0)
+    opened = one.advance()
+    assert [alert.activity for alert in opened.alerts] == ["create"]
+    one.blocks(0, [], opened.decisions[0].expires_at - 0.5)
+    assert one.advance().alerts == []
+    one.blocks(0, [], opened.decisions[0].expires_at + 0.5)
+    (closed,) = one.advance().alerts
+    assert closed.activity == "close"
+    assert closed.time == pytest.approx(opened.decisions[0].expires_at, abs=TICK)
+
+
+# Commands
+
+
+def clear(at: float | None, name: str = "c", **fields: Any) -> Clear:
+    given = {"scope": "account", "value": "thief", "reason": "known", "grace_s": 5.0}
+    return Clear(id=name, by="me", at=at, **{**given, **fields})
+
+
+def fed(*said: Feedback) -> tuple[Judge, list[Decision]]:
+    """A judge that is told, and gets a damning block a second for 12 s."""
+    one = judge()
+    for feedback in said:
+        one.command(feedback)
+    blocks = [damning(at=float(i), index=i, seq=i) for i in range(12)]
+    one.blocks(0, blocks, START + 12.0)
+    return one, one.advance().decisions
+
+
+def test_a_command_takes_effect_at_the_first_tick_from_its_time_on() -> None:
+    one = judge()
+    tick = one.command(clear(START + 3.05)).tick
+    assert tick is not None
+    assert tick_end(tick - 1) < START + 3.05 <= tick_end(tick)
+    _, decisions = fed(clear(START + 3.05))
+    (ended,) = [d for d in decisions if d.action == "clear"]
+    assert ended.issued_at == tick_end(tick)
+
+
+def test_nothing_is_decided_in_the_grace_after_a_clear() -> None:
+    _, decisions = fed(clear(START + 3.05))
+    after = [d for d in decisions if d.issued_at > START + 3.05 and d.action != "clear"]
+    assert after
+    assert min(d.issued_at for d in after) >= START + 8.0
+
+
+def test_a_command_without_a_time_takes_effect_at_the_next_tick() -> None:
+    one, _ = fed()
+    told = one.command(clear(None))
+    assert told.tick == one.tick + 1
+    one.blocks(0, [], START + 13.0)
+    assert [d.action for d in one.advance().decisions] == ["clear"]
+
+
+def test_a_command_of_the_past_takes_effect_at_the_next_tick() -> None:
+    one, _ = fed()
+    assert one.command(clear(START + 1.0)).tick == one.tick + 1
+
+
+def test_commands_of_a_tick_come_before_its_blocks() -> None:
+    """The block at 3 s would go up a rung; the clear in the same tick comes first."""
+    _, decisions = fed(clear(START + 3.1))
+    at_three = [d.action for d in decisions if tick_end(due(damning(at=3.0))) == d.issued_at]
+    assert at_three == ["clear"]
+
+
+def test_a_command_counts_once() -> None:
+    one, _ = fed(clear(START + 3.05))
+    later = clear(None)  # the same id
+    one.command(later)
+    one.blocks(0, [], START + 20.0)
+    assert all(d.action != "clear" for d in one.advance().decisions)
+
+
+def test_a_journalled_command_keeps_its_tick_and_counts_once() -> None:
+    one = judge()
+    journalled = one.command(clear(START + 3.05))
+    assert one.command(journalled) == journalled
+    restored = Judge.restore(settings(), None, one.export(), models=MODELS)
+    assert restored.command(journalled) == journalled
+    restored.blocks(0, [damning(at=float(i), index=i, seq=i) for i in range(12)], START + 12.0)
+    cleared = [d for d in restored.advance().decisions if d.action == "clear"]
+    assert [d.issued_at for d in cleared] == [tick_end(journalled.tick or 0)]
+
+
+def test_an_allowed_identity_is_never_decided_against() -> None:
+    one = judge()
+    one.command(Allow(id="a", by="me", scope="org", value="ours", reason="us"))
+    blocks = [
+        damning("ours-1", 1.0, identity=Identity(org="ours")),
+        damning("theirs", 1.0, seq=1, identity=Identity(org="theirs")),
+    ]
+    one.blocks(0, blocks, START + 2.0)
+    assert [d.value for d in one.advance().decisions] == ["theirs"]
+
+
+# Verdicts
+
+
+def test_short_blocks_and_those_without_inputs_say_nothing() -> None:
+    one = judge()
+    blocks = [
+        damning("short", 1.0, n=7),
+        damning("metadata", 1.0, seq=1, kind="metadata", population="metadata"),
+    ]
+    one.blocks(0, blocks, START + 2.0)
+    assert one.advance().decisions == []
+    assert [summary.blocks for _, summary in one.accounts()] == [1, 1]
+
+
+def test_a_decision_says_why() -> None:
+    one = judge()
+    one.blocks(0, [damning()], START + 1.0)
+    (decision,) = one.advance().decisions
+    assert decision.scorer == "small"
+    assert decision.baseline == "shipped"
+    assert decision.n_events == 32
+    assert decision.reason.technique == "AML.T0024.002"
+    assert decision.evidence is not None
+    assert decision.evidence.e_value > 100.0
+    (signal,) = decision.evidence.signals
+    assert signal.typical == (-3.0, 0.0)
+    assert signal.value == 5.5
+    assert signal.weight == 1.0
+    assert signal.text in decision.reason.text
+
+
+def test_an_account_in_several_populations_pays_for_its_chances() -> None:
+    one = judge()
+    # Evidence 0.75 is reached by 13 of 999: 14 in 1,000 in one population, 28 with a second
+    # that has evidence too.
+    weak = [text_block("a", 1.0, score=0.75)]
+    one.blocks(0, weak, START + 2.0)
+    assert one.advance().decisions
+    found = dict(one.accounts())["a"]
+    assert found.rates == pytest.approx({"text": found.rates["text"]})
+    alone = found.rates["text"]
+    one.blocks(0, [text_block("a", 2.0, score=0.75, seq=1, population="code")], START + 3.0)
+    one.advance()
+    assert found.rates == {"text": alone, "code": alone}
+
+
+def test_three_linked_suspects_are_a_campaign() -> None:
+    one = judge()
+    identity = Identity(links={"payment": "p"})
+    blocks = [
+        damning(f"thief-{i}", 1.0 + i, seq=i, identity=identity, sketch=sketch(i)) for i in range(3)
+    ]
+    one.blocks(0, blocks, START + 9.0)
+    decisions = one.advance().decisions
+    (name,) = one.campaigns.all()
+    assert [d.campaign for d in decisions] == [None, None, name]
+    assert decisions[2].params["bucket"] == f"campaign:{name}"
+
+
+def test_summaries_follow_the_account() -> None:
+    one = judge()
+    blocks = [
+        text_block("a", 1.0, score=-1.0, n=8, revision=0),
+        text_block("a", 2.0, score=2.0, n=16, revision=1, seq=1),
+        text_block("a", 3.0, score=3.0, revision=2, seq=2),
+        text_block("a", 4.0, score=-2.0, index=1, seq=3),
+    ]
+    one.blocks(0, blocks, START + 5.0)
+    one.advance()
+    summary = dict(one.accounts())["a"]
+    assert summary.blocks == 2  # revisions are the same block
+    assert summary.score == -2.0
+    assert summary.e_value > 0.0
+    assert summary.events == {"text": 64}
+
+
+# State
+
+
+def test_state_of_other_settings_or_of_none_is_refused() -> None:
+    full = judge(3).export()
+    for other in (settings(2), settings(3).model_copy(update={"judge": JudgeSettings(tick_s=1.0)})):
+        with pytest.raises(StateMismatch, match="stored judge is of"):
+            Judge.restore(other, None, full, models=MODELS)
+    with pytest.raises(StateMismatch, match="damaged"):
+        Judge.restore(settings(3), None, full[:-9], models=MODELS)
+    with pytest.raises(StateMismatch, match="damaged"):
+        Judge.restore(settings(3), None, b"", models=MODELS)
+
+
+def test_changes_are_smaller_than_everything() -> None:
+    one = judge()
+    one.blocks(
+        0, [text_block(f"a{i}", 0.1 * i, seq=i, sketch=sketch(i)) for i in range(300)], START + 30.0
+    )
+    one.advance()
+    full = one.export()
+    one.blocks(0, [text_block("a1", 31.0, seq=300, index=1)], START + 32.0)
+    one.advance()
+    assert len(one.export_changes()) < len(full) / 5
+
+
+def test_a_baseline_of_a_clean_log_loosens_what_its_customers_showed() -> None:
+    """A thousand customers look a little like thieves, and their operator says that none is."""
+    one = judge()
+    blocks = [
+        text_block(f"c{i}", 0.1 * i, score=(i % 5) - 2.0, seq=i, sketch=sketch(i % 50))
+        for i in range(1000)
+    ]
+    one.blocks(0, blocks, START + 200.0)
+    one.advance()
+    baseline = one.calibrated("july", 32_000, START, START + 200.0)
+    assert baseline.kinds["text"].accounts == 1000
+    assert baseline.scorer == "small"
+    strict, loose = judge(), Judge(settings(), baseline, models=MODELS)
+    suspect = text_block("a", 1.0, score=2.0, sketch=sketch(77))
+    for one in (strict, loose):
+        one.blocks(0, [suspect], START + 2.0)
+        one.advance()
+    rates = [dict(one.accounts())["a"].rates["text"] for one in (strict, loose)]
+    assert rates[1] > 10 * rates[0]
+    assert loose.promise()["baseline"] == "july"
+    assert loose.promise()["text"]["customers"] == 1000
