@@ -28,6 +28,7 @@ class KindBaseline(msgspec.Struct, frozen=True, kw_only=True):
 
     accounts: int  # whose evidence was looked at
     evidence: list[float]  # highest evidence of those that had any, ascending
+    bar: float | None = None  # text: log-odds that 5 % of them pass by their own history
     sketches: bytes = b""  # text: int8 (K, 128), mean sketches of customers, without their names
     means: list[float] = []  # text: mean block score of each of these
 
@@ -75,6 +76,8 @@ class Reference:
         customers: N, those without any evidence included.
         fallback: the shipped reference, for an operator's own: it counts for 1,000 customers
             more, so that a small history neither convicts nor protects by its own chance.
+        shift: what is taken off evidence before the fallback is asked: how much higher, in
+            log-odds, the operator's customers lie than those of the shipped reference.
     """
 
     def __init__(
@@ -82,11 +85,13 @@ class Reference:
         evidence: Sequence[float] | NDArray[np.float64],
         customers: int,
         fallback: Reference | None = None,
+        shift: float = 0.0,
     ) -> None:
         values = np.sort(np.asarray(evidence, dtype=np.float64))
         self.values = values[np.isfinite(values)]
         self.customers = customers
         self.fallback = fallback
+        self.shift = shift
         tail = max(int(_TAIL_SHARE * len(self.values)), min(20, len(self.values)))
         self._tail_from = math.inf
         self._scale, self._shape = 1.0, 0.0
@@ -98,11 +103,11 @@ class Reference:
         """Share of customers whose evidence in a week reaches this; 1 below all evidence."""
         if evidence == -math.inf:
             return 1.0
-        own = self._own_rate(evidence)
         if self.fallback is None:
-            return own
-        weight = self.customers / (self.customers + _SHIPPED_WEIGHT)
-        return weight * own + (1.0 - weight) * self.fallback.rate(evidence)
+            return self._own_rate(evidence)
+        above = len(self.values) - int(np.searchsorted(self.values, evidence))
+        expected = _SHIPPED_WEIGHT * self.fallback.rate(evidence - self.shift)
+        return (above + expected) / (self.customers + _SHIPPED_WEIGHT)
 
     def counted(self, evidence: float) -> bool:
         """Whether the rate was counted among at least ten customers, not modelled by the tail."""
@@ -140,6 +145,7 @@ class Reference:
         }
         if self.fallback is not None:
             about["shipped_counts_for"] = int(_SHIPPED_WEIGHT)
+            about["shipped_shifted_by"] = self.shift
             about["shipped"] = self.fallback.describe()
         return about
 

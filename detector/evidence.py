@@ -45,6 +45,7 @@ _COLUMNS: Final = (
     Column("lowest", "float64", fill=math.inf),
     Column("mean", "int64"),  # mean score in steps of 1/_SCORE_STEP, as in the planes
     Column("own", "float64", fill=-math.inf),  # log-odds of its own history, now
+    Column("own_top", "float64", fill=-math.inf),  # running maximum of `own`
     Column("evidence", "float64", fill=-math.inf),  # running maximum of the averaged log-odds
     Column("watched", "bool"),  # looked at for campaigns
     Column("scored", "bool"),
@@ -68,12 +69,25 @@ class Others(NamedTuple):
 
 
 class TextEvidence:
-    """The accounts of one text population."""
+    """The accounts of one text population.
+
+    Args:
+        models: the learned models.
+        restart_s: seconds after which an account's evidence restarts.
+        clean: customers of an earlier day, whom accounts are compared with too.
+        bar: log-odds of an account's own history above which others count; the models' if None.
+    """
 
     def __init__(
-        self, models: TextModels, restart_s: float, clean: KindBaseline | None = None
+        self,
+        models: TextModels,
+        restart_s: float,
+        clean: KindBaseline | None = None,
+        *,
+        bar: float | None = None,
     ) -> None:
         self.models = models
+        self._bar = models.own_bar if bar is None else bar
         self._restart_s = restart_s
         self._table = Table(_COLUMNS)
         self._row_of: dict[str, int] = {}
@@ -138,6 +152,7 @@ class TextEvidence:
         events = block.events - int(table["events_before"][row])
         own = self.models.account.log_odds(account_row(mean, highest, lowest, events))
         table["own"][row] = own
+        table["own_top"][row] = max(table["own_top"][row], own)
         before = int(table["mean"][row]) if table["scored"][row] else 0
         after = round(mean * _SCORE_STEP)
         for key in self._keys[row]:
@@ -198,7 +213,7 @@ class TextEvidence:
         """
         table = self._table
         own = float(table["own"][row])
-        if own < self.models.own_bar:
+        if own < self._bar:
             return float(table["evidence"][row])
         mean, highest, lowest = self.history(row)
         others = self.others(row)
@@ -248,7 +263,10 @@ class TextEvidence:
         """
         used = self._table.rows
         scored = np.flatnonzero(self._table["scored"][:used])
-        evidence = self._table["evidence"][scored]
+        own = self._table["own_top"][scored]
+        # The bar lies where it lies for the shipped reference: 5 % of customers pass it.
+        bar = float(np.quantile(own, 0.95)) if len(own) else None
+        evidence = self._table["evidence"][scored if bar is None else scored[own >= bar]]
         chosen = scored[:: max(1, math.ceil(len(scored) / accounts))]
         means = self._mean_sketches()[chosen]
         sketches = np.clip(np.rint(means), -127, 127).astype(np.int8)
@@ -257,6 +275,7 @@ class TextEvidence:
         return KindBaseline(
             accounts=len(scored),
             evidence=sorted(float(e) for e in evidence if e > -math.inf),
+            bar=bar,
             sketches=sketches[order].tobytes(),
             means=[float(m) / _SCORE_STEP for m in self._table["mean"][chosen]],
         ), [float(c) for c in self._centre]
@@ -324,6 +343,7 @@ class TextEvidence:
                 "highest",
                 "lowest",
                 "own",
+                "own_top",
                 "evidence",
                 "best_score",
             ):

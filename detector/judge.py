@@ -41,6 +41,7 @@ _SUSPECT_RATE: Final = 1e-3  # from here an account teaches no vector population
 _ALIKE_COSINE: Final = 0.5
 _ALIKE_MOST: Final = 5
 _SIGNALS: Final = 5
+_BAR_ACCOUNTS: Final = 100  # customers from which their own 95 % quantile is trusted
 _CLEAN_SKETCHES: Final = 4000  # customers whose sketches a baseline keeps
 
 
@@ -106,6 +107,9 @@ class Judge:
         settings: of the whole program; `judge`, `policy` and the number of partitions count.
         baseline: the operator's own, or None for the shipped reference alone.
         generation: grows by one each time another judge takes over; versions begin with it.
+        models: the learned models; None for the shipped ones.
+        calibrating: the log is history that becomes a baseline: everybody's evidence is looked
+            at, not only that of accounts past the shipped bar.
     """
 
     def __init__(
@@ -115,8 +119,10 @@ class Judge:
         *,
         generation: int = 0,
         models: Models | None = None,
+        calibrating: bool = False,
     ) -> None:
         self.settings = settings
+        self._calibrating = calibrating
         self.tick = -1
         self._tick_s = settings.judge.tick_s
         self._models = models or Models.shipped()
@@ -289,7 +295,10 @@ class Judge:
         own = self._baseline.kinds.get(kind) if self._baseline else None
         if own is None or not own.accounts:
             return everybody
-        return Reference(own.evidence, own.accounts, everybody)
+        shift = 0.0
+        if kind == "text" and own.bar is not None and own.accounts >= _BAR_ACCOUNTS:
+            shift = own.bar - self._models.text.own_bar
+        return Reference(own.evidence, own.accounts, everybody, shift)
 
     def _baseline_name(self) -> str:
         return self._baseline.name if self._baseline else "shipped"
@@ -382,7 +391,13 @@ class Judge:
 
     def _text_evidence(self, population: str) -> TextEvidence:
         clean = self._baseline.kinds.get("text") if self._baseline else None
-        evidence = TextEvidence(self._models.text, self.settings.judge.evidence_restart_s, clean)
+        bar = None
+        if self._calibrating:
+            bar = -math.inf
+        elif clean is not None and clean.accounts >= _BAR_ACCOUNTS:
+            bar = clean.bar
+        restart_s = self.settings.judge.evidence_restart_s
+        evidence = TextEvidence(self._models.text, restart_s, clean, bar=bar)
         if self._baseline and self._baseline.centre:
             evidence.start_centre(self._baseline.centre)
         self._texts[population] = evidence

@@ -162,7 +162,7 @@ def make_pipeline(settings: Settings, *, calibrating: bool = False) -> Pipeline:
     try:
         path = settings.judge.baseline
         baseline = None if path is None or calibrating else Baseline.load(path)
-        return Pipeline(settings, baseline)
+        return Pipeline(settings, baseline, calibrating=calibrating)
     except BadBaseline as error:
         fail(str(error), USAGE)
     except (BadModel, ModelError) as error:

@@ -378,7 +378,7 @@ class _Part:
 def _calibrated(log: Path, folder: Path, settings: Settings) -> Path:
     path = folder / "baseline.json"
     native = formats.get("native", settings.formats)
-    calibrate(Inputs([log]), Pipeline(settings), native).baseline.save(path)
+    calibrate(Inputs([log]), Pipeline(settings, calibrating=True), native).baseline.save(path)
     return path
 
 

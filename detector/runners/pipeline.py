@@ -28,9 +28,10 @@ class Pipeline:
         baseline: Baseline | None = None,
         *,
         models: Models | None = None,
+        calibrating: bool = False,
     ) -> None:
         self.settings = settings
-        self.judge = Judge(settings, baseline, models=models)
+        self.judge = Judge(settings, baseline, models=models, calibrating=calibrating)
         self.measures = [
             PartitionMeasure(partition, settings.measure)
             for partition in range(settings.measure.partitions)
