@@ -179,7 +179,7 @@ def tell(settings: Settings, *feedback: Feedback) -> None:
 
 
 def view(settings: Settings) -> dict[str, str]:
-    """value → action of what Redis enforces."""
+    """value → action of what Redis keeps for gateways: what had ended is a clear."""
     with redis.Redis.from_url(settings.redis.url.get_secret_value()) as client:
         prefix = f"{settings.redis.prefix}decision:account:"
         found = {}
@@ -191,10 +191,19 @@ def view(settings: Settings) -> dict[str, str]:
     return found
 
 
+def in_force(settings: Settings) -> dict[str, str]:
+    """value → action of what Redis enforces."""
+    return {value: action for value, action in view(settings).items() if action != "clear"}
+
+
 def newest(decisions: Sequence[Decision]) -> dict[str, str]:
-    """value → action of the newest decision of each, where gateways have to know it."""
+    """value → action of the newest decision of each, where it is to be enforced now."""
     last = {d.value: d for d in decisions}
-    return {v: d.action for v, d in last.items() if d.action != "observe"}
+    return {
+        value: d.action
+        for value, d in last.items()
+        if d.action not in ("observe", "clear") and d.expires_at > time.time()
+    }
 
 
 def ready(process: WorkerProcess) -> None:
@@ -209,6 +218,7 @@ def test_the_log_brings_enough_to_compare() -> None:
     log = day()
     assert len(log.decisions) >= 20
     assert {"throttle", "challenge", "clear"} <= {d.action for d in log.decisions}
+    assert newest(log.decisions)
 
 
 def test_one_worker_decides_as_the_pipeline_does(deployment: Callable[..., Settings]) -> None:
@@ -217,7 +227,7 @@ def test_one_worker_decides_as_the_pipeline_does(deployment: Callable[..., Setti
     with worker(settings, wary=True) as process:
         produce(settings, log.records, end=True)
         wait_for(settings, len(log.decisions))
-        eventually(lambda: view(settings) == newest(log.decisions), what="the view")
+        eventually(lambda: in_force(settings) == newest(log.decisions), what="the view")
         assert process.end() == 0
     assert outcome(decided(settings)) == outcome(log.decisions)
     assert alerted(settings) == [alert.id for alert in log.alerts]
@@ -283,7 +293,7 @@ def test_redis_that_goes_away_is_filled_again(
         wait_for(settings, len(log.decisions))
         process.says("Redis is away")
         redis_.start()
-        eventually(lambda: view(settings) == newest(log.decisions), what="the view")
+        eventually(lambda: in_force(settings) == newest(log.decisions), what="the view")
         assert process.log().count("Redis is away") == 1
         assert "Redis is back" in process.log()
         assert process.alive()
@@ -324,9 +334,7 @@ def test_a_clear_acts_without_a_judge(deployment: Callable[..., Settings]) -> No
     settings, log = deployment(), day()
     with worker(settings, ("measure", "apply")), worker(settings, ("judge",), wary=True) as judge:
         produce(settings, log.records, end=True)
-        live = eventually(
-            lambda: [v for v, action in view(settings).items() if action != "clear"], what="a view"
-        )
+        live = eventually(lambda: [*in_force(settings)], what="a view")
         judge.kill()
         tell(
             settings,
