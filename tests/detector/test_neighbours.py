@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.neighbours import centred, nearest, similarities
+from detector.neighbours import centre_one, centred, nearest, similarities
 
 
 def test_directions_are_from_the_centre_at_a_norm_of_127() -> None:
@@ -18,7 +18,18 @@ def test_directions_are_from_the_centre_at_a_norm_of_127() -> None:
     assert found.dtype == np.int8
     assert found[0, 3] == 127
     assert found[1, :3].tolist() == [76, -102, 0]  # 127 · 3/5, 127 · -4/5
-    assert centred(mean[0], mean[0]).tolist() == [0] * 128  # no direction at the centre itself
+    assert centred(mean[:1], mean[0]).tolist() == [[0] * 128]  # no direction at the centre itself
+
+
+def test_one_account_s_direction_is_what_all_get_together() -> None:
+    rng = np.random.default_rng(2)
+    first = rng.integers(-127, 128, 128).astype(np.int8)
+    rest = rng.integers(-500, 500, 128).astype(np.int32)
+    centre = rng.normal(size=128).astype(np.float32)
+    out = np.empty(128, np.int8)
+    centre_one(first, rest, 5, centre, out)
+    mean = ((first + rest) / 5).astype(np.float32)
+    assert out.tolist() == centred(mean[None, :], centre)[0].tolist()
 
 
 def test_similarities_are_the_exact_dot_products_of_the_used_rows() -> None:
