@@ -342,6 +342,9 @@ def _explain(problem: dict[str, Any], origins: Mapping[str, str]) -> str:
         )
     message = problem["msg"]
     message = message[0].lower() + message[1:]
+    if problem["type"] == "value_error" and isinstance(problem["input"], Mapping):
+        # About several settings at once, which it names: what was given holds secrets too.
+        return f"{dotted or origin}: {message.removeprefix('value error, ')}"
     annotation = _lookup(location)
     if annotation is not None and SecretStr in _alternatives(annotation):
         return f"{origin}: {dotted}: {message}"

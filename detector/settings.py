@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from responders.settings import AlertSettings, ApiSettings, PolicySettings, RedisSettings
 
@@ -144,3 +144,13 @@ class Settings(_Part):
     redis: RedisSettings = RedisSettings()
     api: ApiSettings = ApiSettings()
     alerts: AlertSettings = AlertSettings()
+
+    @model_validator(mode="after")
+    def _one_account(self) -> Self:
+        # Decisions name the account that the log's format saw: the guardrail must see the same.
+        if self.api.litellm_account != self.formats.litellm_account:
+            raise ValueError(
+                f"api.litellm_account is {self.api.litellm_account!r}, but "
+                f"formats.litellm_account is {self.formats.litellm_account!r}: they must be equal"
+            )
+        return self

@@ -31,6 +31,7 @@ from responders.alerts.sinks import open_sinks
 from responders.decisions import Decision
 from responders.gateways.app import create_app
 from responders.gateways.protocol import TolerantProtocol
+from responders.metrics import Metrics
 from responders.stores.base import StoreUnavailable
 from responders.stores.lock import StateInUse, StateLock
 from responders.stores.sqlite import SqliteStore
@@ -80,6 +81,7 @@ class Service:
         self._once = once
         self._clock = clock
         self._committed = committed
+        self._metrics = Metrics()
         self._stop: Callable[[], None] | None = None
         self.address: tuple[str, int] | None = None  # once it listens
 
@@ -163,7 +165,7 @@ class Service:
             settings.serve,
             once=self._once,
             sinks=sinks,
-            committed=self._committed,
+            committed=self._in_force,
         )
         ingest = Ingest(
             store,
@@ -175,8 +177,18 @@ class Service:
             dead_letters_kept=settings.serve.dead_letters_kept,
         )
         engine.taken_out = ingest.taken_out
-        app = create_app(store, settings.api, clock=self._clock, routes=[ingest.route()])
+        app = create_app(
+            store,
+            settings.api,
+            clock=self._clock,
+            routes=[ingest.route()],
+            metrics=self._metrics,
+        )
         return engine, app, stack.enter_context(self._listen())
+
+    def _in_force(self, decisions: Sequence[Decision]) -> None:
+        self._metrics.decisions(decisions)
+        self._committed(decisions)
 
     def _restored(self, store: SqliteStore, ledger: Ledger) -> Runs:
         """The pipeline, from the last checkpoint if there is one."""

@@ -160,3 +160,15 @@ def test_a_secret_is_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError) as caught:
         load(Path("wrong.toml"))
     assert "12345678" not in str(caught.value)
+
+
+def test_settings_that_contradict_one_another_are_named_and_no_secret_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VELVETROPE_API__LITELLM_ACCOUNT", "org")
+    monkeypatch.setenv("VELVETROPE_API__SECRET", "hunter2")
+    with pytest.raises(ConfigError) as raised:
+        load()
+    (line,) = raised.value.lines
+    assert line.startswith("settings: api.litellm_account is 'org', but formats.litellm_account")
+    assert "hunter2" not in line
