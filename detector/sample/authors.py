@@ -23,6 +23,8 @@ __all__ = [
 
 _REGISTERS: Final = ("chatty", "search", "formal", "terse", "story", "pasted")
 _HISTORY_TURNS: Final = 6
+# Of a way's templates, how many one pipeline has. Instructions come out of a generator's pool.
+_TEMPLATES: Final = {"instruction": 12, "reasoning": 4, "wrapped": 3}
 _LEGAL_FORMS: Final = ("GmbH", "Ltd", "AB", "& Sons", "Co-op", "Labs")
 
 
@@ -188,15 +190,21 @@ class Monitor:
 class Harvester:
     """Synthetic instructions on everything, in one of the campaign's three ways.
 
-    A part of the requests is cover: what a person would ask.
+    A pipeline has some templates of its own, and its own few words to ask for reasoning with. A
+    part of the requests is cover: what a person would ask.
     """
 
     def __init__(self, way: str, cover: float, today: Dice) -> None:
+        rules: dict[str, list[str]] = load("harvest")
+        own = {
+            way: today.some(rules[way], _TEMPLATES[way]),
+            "elicit": today.some(rules["elicit"], 2),
+        }
+        self._grammar = Grammar({**rules, **own})
+        self._words = all_subjects({})
         self._way = way
         self._cover = cover
         self._dice = today
-        self._grammar = _harvest()
-        self._words = all_subjects({})
         self._person = Person(today, today)
 
     def write(self, turn: int) -> str:
@@ -215,11 +223,6 @@ def _people() -> Grammar:
 @cache
 def _documents() -> Grammar:
     return Grammar(load("documents"))
-
-
-@cache
-def _harvest() -> Grammar:
-    return Grammar(load("harvest"))
 
 
 @cache

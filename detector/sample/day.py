@@ -41,7 +41,7 @@ _CUSTOMERS: Final = {
     "sensors": 100,
 }
 # Shares of 1,000 thieves by group. All but the last are one crew.
-_THIEVES: Final = {"instruction": 425, "reasoning": 250, "wrapped": 150, "probing": 175}
+_THIEVES: Final = {"instruction": 450, "reasoning": 250, "wrapped": 125, "probing": 175}
 _MODELS: Final = ("chat-large", "chat-small")
 _SENSOR_MODEL: Final = "condition-2"
 _NEW_TODAY: Final = 0.07  # of the customers, those whom the day before had not seen
@@ -282,7 +282,7 @@ class _Account:
                 count = round(min(1_200.0, habit.lognormal(260.0, 0.5)))
                 return self._campaign(count)
             case _:
-                count = round(min(1_500.0, habit.lognormal(420.0, 0.5)))
+                count = round(min(1_500.0, habit.lognormal(600.0, 0.5)))
                 return self._campaign(count)
 
     def _job(self, count: int, workers: int) -> Arrivals:
@@ -314,9 +314,9 @@ class _Account:
         crew_networks = [_network(crew) for _ in range(4)]
         network, payer, org = _network(habit), f"payer {member.account}", None
         if member.harvesting:
-            if habit.chance(0.5):
+            if habit.chance(0.8):
                 network = habit.pick(crew_networks)
-            if habit.chance(0.45):
+            if habit.chance(0.75):
                 payer = f"crew payer {member.group == 'probing'} {member.number % 6}"
         elif habit.chance(0.35):
             # Colleagues: the same office, often the same payer.
