@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,17 @@ def test_demo_refuses_an_unknown_format_with_the_nearest_one(tmp_path: Path) -> 
     done = velvetrope("demo", "my.log", "--format", "ngnix", "--exit", cwd=tmp_path)
     assert done.returncode == 2
     assert "did you mean 'nginx'" in done.stderr
+
+
+def test_demo_catches_the_campaign_of_the_sample(tmp_path: Path) -> None:
+    done = velvetrope("demo", "--seconds", "10", "--exit", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    counted = re.search(
+        r"Caught (\d+) of (\d+) harvesting accounts; wrongly touched (\d+) of (\d+)", done.stdout
+    )
+    assert counted is not None, done.stdout
+    caught, thieves, wrong, customers = map(int, counted.groups())
+    assert (thieves, customers > 300) == (40, True)
+    assert caught >= 20
+    # 3 of 1,000 in a week is 1 of these at most.
+    assert wrong <= 1
