@@ -25,10 +25,11 @@ def test_an_unknown_name_is_told_the_nearest(wrong: str, nearest: str) -> None:
         (b'{"a": 1}', [b'{"a": 1}']),
         (b'[{"a": 1}, {"b": [2]}]', [b'{"a": 1}', b'{"b": [2]}']),
         (b'{"a": 1}\n\n{"b"\n', [b'{"a": 1}', b'{"b"']),
+        (b'{"a": 1}\r\n{"b":\r1}\n', [b'{"a": 1}\r', b'{"b":\r1}']),
         (b'{\n "a": 1\n}\n', [b'{\n "a": 1\n}']),
         (b"[]", []),
     ],
-    ids=["one", "array", "lines", "one over many lines", "empty array"],
+    ids=["one", "array", "lines", "returns", "one over many lines", "empty array"],
 )
 def test_a_posted_body_is_split_by_its_shape(body: bytes, records: list[bytes]) -> None:
     assert split_records(body) == records
