@@ -18,6 +18,7 @@ __all__ = [
     "TAIL_CAP",
     "block_features",
     "cholesky",
+    "confidence_odds",
     "expectations",
     "normal_scores",
     "squared_distances",
@@ -48,6 +49,10 @@ FEATURES: Final = (
     "tail",
     "label_balance",
     "label_changes",
+    "distance_far",
+    "energy_centred",
+    "class_energy_centred",
+    "confidence",
 )
 
 TAIL_CAP: Final = 6.0  # how far a score may run past the last rank, in scales of the dimension
@@ -144,15 +149,19 @@ def cholesky(matrix: Floats, ridge: float) -> Floats:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _residual(x: Floats, mean: Floats, covariance: Floats, factor: Floats) -> tuple[float, ...]:
-    """Energy, whitened energy and off-diagonal quadratic form of `x` around `mean`."""
+def _residual(
+    x: Floats, mean: Floats, covariance: Floats, factor: Floats, solved: Floats
+) -> tuple[float, ...]:
+    """Energy, whitened energy and off-diagonal quadratic form of `x` around `mean`.
+
+    `solved` (d,) receives the whitened residual.
+    """
     d = x.shape[0]
     r = np.empty(d)
     wide = 0.0
     for a in range(d):
         r[a] = x[a] - mean[a]
         wide += r[a] * r[a]
-    solved = np.empty(d)
     narrow = 0.0
     for a in range(d):
         total = r[a]
@@ -167,6 +176,33 @@ def _residual(x: Floats, mean: Floats, covariance: Floats, factor: Floats) -> tu
             total += covariance[a, b] * r[b]
         aligned += r[a] * (total - covariance[a, a] * r[a])
     return wide, narrow, aligned
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _centred_energy(white: Floats, n: int) -> float:
+    """Mean log of whitened energy around the block's own mean, as if that mean were known.
+
+    An instrument that is off by the same amount on every row has none of it; noise has.
+    """
+    d = white.shape[1]
+    mean = np.zeros(d)
+    for i in range(n):
+        for k in range(d):
+            mean[k] += white[i, k] / n
+    total = 0.0
+    for i in range(n):
+        energy = 0.0
+        for k in range(d):
+            energy += (white[i, k] - mean[k]) ** 2
+        total += np.log(max(energy / d * n / (n - 1.0), 1e-9))
+    return total / n
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def confidence_odds(confidence: float) -> float:
+    """Log-odds of a confidence, kept between those of .01 and .99: beyond, rounding decides."""
+    inside = min(max(confidence, 0.01), 0.99)
+    return float(np.log(inside / (1.0 - inside)))
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -196,10 +232,12 @@ def block_features(
     factor: Floats,
     covariance_all: Floats,  # (d, d) of all
     factor_all: Floats,
-    expected: Floats,  # (classes + 1, 5): see `_EXPECTED` in detector.vectors
+    expected: Floats,  # (classes + 1, 5): see `expectations`
     share: Floats,  # (classes,) of the reservoir
+    confidences: Floats,  # (n,) the model's, NaN where it is not logged
+    expected_confidence: Floats,  # (classes + 1,) mean log-odds of the reservoir's
 ) -> Floats:
-    """The features named in `FEATURES`, free of the dimension; label features are 0 without labels.
+    """The features named in `FEATURES`, free of the dimension; NaN where the log does not say.
 
     Differences from `expected` (per class, the last row for all) make classes comparable.
     """
@@ -222,9 +260,12 @@ def block_features(
     trace = max(trace, 1e-9)
     trace_all = max(trace_all, 1e-9)
 
+    white = np.empty((n, d))
+    class_white = np.empty((n, d))
     third = np.empty(n)
     third_same = np.empty(n)
     labelled = 0
+    sure = 0
     near = np.empty(_NEIGHBOURS)
     near_code = np.empty(_NEIGHBOURS, dtype=np.int64)
     same3 = np.empty(3)
@@ -278,7 +319,9 @@ def block_features(
                 other3[q] = gap
         third[i] = 0.5 * np.log(max(near[2], _SAME)) - expected[classes, 0]
         out[13] += close / max(close_n, 1) - expected[classes, 4]
-        wide, narrow, aligned = _residual(scores[i], means[classes], covariance_all, factor_all)
+        wide, narrow, aligned = _residual(
+            scores[i], means[classes], covariance_all, factor_all, white[i]
+        )
         out[5] += np.log(max(wide / trace_all, 1e-9))
         out[6] += np.log(max(narrow / d, 1e-9))
         out[7] += aligned / off_all * (trace_all / max(wide, 1e-9))
@@ -286,6 +329,9 @@ def block_features(
         for k in range(d):
             excess += min(max(abs(scores[i, k]) - 2.0, 0.0), 4.0)
         out[16] += excess / d
+        if np.isfinite(confidences[i]):
+            sure += 1
+            out[22] += confidence_odds(confidences[i]) - expected_confidence[code]
         if code >= 0 and close_same_n >= 3:
             if same3[2] < _BIG and other3[2] < _BIG:
                 third_same[labelled] = 0.5 * np.log(max(same3[2], _SAME)) - expected[code, 1]
@@ -300,18 +346,28 @@ def block_features(
                 agree += near_code[q] == code
             out[3] += agree / _NEIGHBOURS - expected[code, 2]
             out[14] += close_same / close_same_n - expected[code, 4]
-            wide, narrow, aligned = _residual(scores[i], means[code], covariance, factor)
+            wide, narrow, aligned = _residual(
+                scores[i], means[code], covariance, factor, class_white[labelled - 1]
+            )
             out[8] += np.log(max(wide / trace, 1e-9))
             out[9] += np.log(max(narrow / d, 1e-9))
             out[10] += aligned / off * (trace / max(wide, 1e-9))
 
     out[0] = _median(third, n)
+    out[19] = np.sort(third)[(9 * (n - 1)) // 10]
+    out[20] = _centred_energy(white, n)
+    if labelled >= 4:
+        out[21] = _centred_energy(class_white, labelled)
+    out[22] = out[22] / sure if sure > 0 else np.nan
     for f in (5, 6, 7, 13, 16):
         out[f] /= n
     if labelled > 0:
         out[1] = _median(third_same, labelled)
-        for f in (3, 4, 8, 9, 10, 14):
-            out[f] /= labelled
+    for f in (3, 4, 8, 9, 10, 14):
+        out[f] = out[f] / labelled if labelled > 0 else np.nan
+    if labelled == 0:
+        for f in (1, 12, 17, 18, 21):
+            out[f] = np.nan
 
     # Pairs inside of the block: spacing, unbiased MMD² (all, and within a class), flatness.
     spacing = np.empty(n)

@@ -1,4 +1,4 @@
-"""What was learned about vector APIs elsewhere: weights, typical scales, customers' reference.
+"""What was learned about vector APIs elsewhere: trees, typical scales, customers' reference.
 
 The artefact is a `.npz` without pickles: arrays, and one JSON entry that names its format, its
 features, what it was trained on and the command that made it. `benchmarks/detection/
@@ -18,6 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.trees import Trees
 from detector.vector_kernels import FEATURES
 
 __all__ = [
@@ -29,13 +30,20 @@ __all__ = [
     "VectorModel",
     "account_inputs",
     "size_class",
-    "squash",
 ]
 
 Floats = NDArray[np.float64]
 
-FORMAT: Final = "velvetrope vector model 1"
+FORMAT: Final = "velvetrope vector model 2"
 SIZE_CLASSES: Final = 3
+_TREE_ARRAYS: Final = ("feature", "threshold", "left", "right", "value", "root")
+_BLOCK_MODELS: Final = ("labelled", "unlabelled")
+_SHAPES: Final[Mapping[str, tuple[int | None, ...]]] = {
+    "account": (6,),
+    "typical_middle": (SIZE_CLASSES, len(FEATURES)),
+    "typical_spread": (SIZE_CLASSES, len(FEATURES)),
+    "reference": (None,),
+}
 
 LABEL_FEATURES: Final = frozenset(
     {
@@ -49,6 +57,8 @@ LABEL_FEATURES: Final = frozenset(
         "class_similarity",
         "label_balance",
         "label_changes",
+        "class_energy_centred",
+        "confidence",
     }
 )
 
@@ -71,6 +81,10 @@ PLAIN_WORDS: Final[Mapping[str, str]] = {
     "flatness": "whether all numbers change by equal steps from one input to the next",
     "tail": "how many of its numbers are extreme",
     "label_balance": "how evenly its answers cover all classes",
+    "distance_far": "how far its strangest inputs lie from the nearest of other customers",
+    "energy_centred": "how much its inputs vary where customers' hardly vary",
+    "class_energy_centred": "the same within an answer",
+    "confidence": "how sure the model is of its answers",
     "label_changes": "how often the answer changes from one request to the next",
 }
 
@@ -84,14 +98,9 @@ def size_class(n: int) -> int:
     return 0 if n < 12 else 1 if n < 24 else 2
 
 
-def squash(standard: Floats) -> Floats:
-    """Terms (2F,) of the block model: asinh of each figure, and its size regardless of side."""
-    bent = np.arcsinh(standard)
-    return np.concatenate([bent, np.abs(bent)])
-
-
 def account_inputs(block_scores: Sequence[float], events: int) -> Floats:
-    """Terms of the account model: mean and maximum of block scores, and log2 of events."""
+    """Terms (5,) of the account model: mean, maximum and minimum of block scores, the logarithm of
+    events, and mean times that logarithm: many blocks make a mean surer."""
     if not block_scores:
         raise ValueError("an account without a scored block has no log-odds")
     mean = math.fsum(block_scores) / len(block_scores)
@@ -103,8 +112,8 @@ def account_inputs(block_scores: Sequence[float], events: int) -> Floats:
 class VectorModel:
     """Learned weights and the customers that they were calibrated on."""
 
-    labelled: Floats  # (2F + 1,) weights of `squash`, then the intercept
-    unlabelled: Floats  # the same; 0 for label features
+    labelled: Trees  # on standardised features (F,)
+    unlabelled: Trees  # the same, which never looks at label features
     account: Floats  # (5 + 1,) weights of `account_inputs`, then the intercept
     typical_middle: Floats  # (3, F) by size class: medians of customers' features elsewhere
     typical_spread: Floats  # (3, F) interquartile range / 1.349
@@ -113,18 +122,13 @@ class VectorModel:
 
     def log_odds(self, standard: Floats, *, labelled: bool) -> float:
         """Log-odds that a block harvests, from standardised features (F,)."""
-        return math.fsum(self.contributions(standard, labelled=labelled)) + float(
-            self._weights(labelled)[-1]
-        )
+        return self._block(labelled).log_odds(standard)
 
     def contributions(self, standard: Floats, *, labelled: bool) -> Floats:
-        """What each feature adds to the log-odds (F,)."""
-        parts = self._weights(labelled)[:-1] * squash(standard)
-        n = len(FEATURES)
-        both: Floats = parts[:n] + parts[n:]
-        return both
+        """What each feature adds to the log-odds (F,); with the mean of all blocks they add up."""
+        return self._block(labelled).shares(standard)
 
-    def _weights(self, labelled: bool) -> Floats:
+    def _block(self, labelled: bool) -> Trees:
         return self.labelled if labelled else self.unlabelled
 
     def typical(self, size: int) -> tuple[Floats, Floats]:
@@ -146,12 +150,21 @@ class VectorModel:
 
     def save(self, path: Path) -> None:
         """Write the artefact; the same model gives the same bytes."""
-        metadata = {**self.metadata, "format": FORMAT, "features": list(FEATURES)}
+        metadata = {
+            **self.metadata,
+            "format": FORMAT,
+            "features": list(FEATURES),
+            "bias": {name: self._block(name == "labelled").bias for name in _BLOCK_MODELS},
+        }
+        trees: dict[str, Any] = {
+            f"{name}.{part}": array
+            for name in _BLOCK_MODELS
+            for part, array in self._block(name == "labelled").arrays().items()
+        }
         with path.open("wb") as file:
             np.savez_compressed(
                 file,
-                labelled=self.labelled,
-                unlabelled=self.unlabelled,
+                **trees,
                 account=self.account,
                 typical_middle=self.typical_middle,
                 typical_spread=self.typical_spread,
@@ -162,34 +175,18 @@ class VectorModel:
     @classmethod
     def load(cls, path: Path) -> VectorModel:
         """Read the artefact. Raises ModelError naming the file and what is wrong with it."""
-        n = len(FEATURES)
-        shapes: dict[str, tuple[int | None, ...]] = {
-            "labelled": (2 * n + 1,),
-            "unlabelled": (2 * n + 1,),
-            "account": (6,),
-            "typical_middle": (SIZE_CLASSES, n),
-            "typical_spread": (SIZE_CLASSES, n),
-            "reference": (None,),
-        }
         try:
             with np.load(path, allow_pickle=False) as file:
                 entries = {name: file[name] for name in file.files}
         except (OSError, ValueError, BadZipFile, EOFError) as error:
             raise ModelError(f"{path}: not a readable vector model: {error}") from error
-        missing = [name for name in (*shapes, "metadata") if name not in entries]
+        trees = [f"{name}.{part}" for name in _BLOCK_MODELS for part in _TREE_ARRAYS]
+        missing = [name for name in ("metadata", *_SHAPES, *trees) if name not in entries]
         if missing:
             raise ModelError(f"{path}: no entry {missing[0]!r}")
-        try:
-            metadata = json.loads(str(entries["metadata"]))
-        except json.JSONDecodeError as error:
-            raise ModelError(f"{path}: metadata is not JSON: {error}") from error
-        if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-            found = metadata.get("format") if isinstance(metadata, dict) else None
-            raise ModelError(f"{path}: format {found!r}; this version reads {FORMAT!r}")
-        if metadata.get("features") != list(FEATURES):
-            raise ModelError(f"{path}: made for other features than this version measures")
-        arrays: dict[str, Floats] = {}
-        for name, shape in shapes.items():
+        metadata = _metadata(path, entries["metadata"])
+        arrays: dict[str, Any] = {}
+        for name, shape in _SHAPES.items():
             array = entries[name]
             fits = len(array.shape) == len(shape) and all(
                 want is None or want == have for want, have in zip(shape, array.shape, strict=True)
@@ -199,4 +196,26 @@ class VectorModel:
             arrays[name] = array
         if not len(arrays["reference"]) or np.any(np.diff(arrays["reference"]) < 0.0):
             raise ModelError(f"{path}: the reference is empty or not sorted")
-        return cls(**arrays, metadata=metadata)
+        blocks: dict[str, Any] = {}
+        for name in _BLOCK_MODELS:
+            try:
+                parts = {part: entries[f"{name}.{part}"] for part in _TREE_ARRAYS}
+                blocks[name] = Trees(metadata["bias"][name], parts)
+            except (KeyError, TypeError, ValueError) as error:
+                raise ModelError(f"{path}: {name!r}: {error}") from error
+            if blocks[name].width > len(FEATURES):
+                raise ModelError(f"{path}: {name!r} looks at more features than there are")
+        return cls(**blocks, **arrays, metadata=metadata)
+
+
+def _metadata(path: Path, entry: NDArray[Any]) -> dict[str, Any]:
+    try:
+        metadata = json.loads(str(entry))
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{path}: metadata is not JSON: {error}") from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        found = metadata.get("format") if isinstance(metadata, dict) else None
+        raise ModelError(f"{path}: format {found!r}; this version reads {FORMAT!r}")
+    if metadata.get("features") != list(FEATURES):
+        raise ModelError(f"{path}: made for other features than this version measures")
+    return metadata

@@ -3,8 +3,8 @@
 A population keeps a bounded reservoir of customers' rows and a bounded list of their blocks'
 features. A block is measured against the reservoir in ways that do not depend on the number or
 the meaning of the dimensions, each figure is put on the scale of the log's own earlier blocks
-(median, interquartile range), and a logistic model learned on other data sets turns the result
-into log-odds of harvesting. docs/decisions/0050 to 0052 say what was measured.
+(median, interquartile range), and boosted trees learned on other data sets turn the result into
+log-odds of harvesting. docs/decisions/0050 to 0052 say what was measured.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scipy.special import ndtri
 from detector import vector_kernels as kernels
 from detector.blocks import Block
 from detector.vector_kernels import FEATURES
-from detector.vector_model import LABEL_FEATURES, PLAIN_WORDS, VectorModel, size_class
+from detector.vector_model import PLAIN_WORDS, VectorModel, size_class
 
 __all__ = ["MAX_ROWS", "ROWS_PER_ACCOUNT", "VectorPopulation"]
 
@@ -69,6 +69,7 @@ class _Row:
     account: str
     raw: bytes
     label: str
+    confidence: float  # the model's, NaN where it is not logged
 
 
 @dataclass(slots=True, frozen=True)
@@ -78,7 +79,6 @@ class _Reference:
     draw: float
     account: str
     features: bytes  # float64 (F,)
-    labelled: bool
     rows: int
 
 
@@ -106,6 +106,7 @@ class _Frame:
             self.accounts[account] = np.array(held, dtype=np.int64)
         self.usable: NDArray[np.bool_] = np.ones(m, dtype=np.bool_)
         self._classes()
+        self._confidences()
         self._expectations()
 
     def _scales(self) -> Floats:
@@ -148,6 +149,19 @@ class _Frame:
         )
         self.factor_all = kernels.cholesky(self.covariance_all, _ridge(self.covariance_all))
         self.factor = kernels.cholesky(self.covariance, _ridge(self.covariance))
+
+    def _confidences(self) -> None:
+        """Mean log-odds of the model's confidence, by class; few rows lean on the mean of all."""
+        sure = np.array(
+            [kernels.confidence_odds(row.confidence) for row in self.rows], dtype=np.float64
+        )
+        known = ~np.isnan([row.confidence for row in self.rows])
+        n = len(self.code)
+        everywhere = float(sure[known].mean()) if known.any() else 0.0
+        self.confidence: Floats = np.full(n + 1, everywhere)
+        for c in range(n):
+            mine = sure[known & (self.codes == c)]
+            self.confidence[c] = (mine.sum() + 5.0 * everywhere) / (len(mine) + 5.0)
 
     def _expectations(self) -> None:
         """What a customer's row gives, from rows of the reservoir against the other accounts'."""
@@ -209,7 +223,7 @@ class VectorPopulation:
         known = self._measured.get(block.id)
         if known is not None:
             return known
-        rows, labels = _distinct(block)
+        rows, labels, confidences = _distinct(block)
         if len(rows) < 4 or 2 * len(rows) < block.n:
             return None
         raw = rows.astype(np.float64)
@@ -237,6 +251,8 @@ class VectorPopulation:
             frame.factor_all,
             frame.expected,
             frame.share,
+            confidences,
+            frame.confidence,
         )
         # Only spares `observe` the work of `score`: emptied whenever the answer would change.
         if len(self._measured) >= 1024:
@@ -251,7 +267,7 @@ class VectorPopulation:
         if features is None or scale is None:
             return None
         middle, spread = scale
-        return np.clip((features - middle) / spread, -50.0, 50.0)
+        return np.nan_to_num(np.clip((features - middle) / spread, -50.0, 50.0))
 
     def signals(self, block: Block) -> list[tuple[str, float, float, float, float, str]]:
         """Name, value, typical low and high, share of the score, and words; strongest first.
@@ -293,14 +309,14 @@ class VectorPopulation:
         self._hours.setdefault(block.account, int(block.first_ts // 3600.0))
         if len(self._hours) > _MAX_ACCOUNTS:
             self._forget_hours()
-        rows, labels = _distinct(block)
+        rows, labels, confidences = _distinct(block)
         held = self._rows.get(block.account, {})
         grown = dict(held)
-        for row, label in zip(rows, labels, strict=True):
+        for row, label, confidence in zip(rows, labels, confidences.tolist(), strict=True):
             raw = row.astype("<f4").tobytes()
             if raw not in grown:
                 draw = _draw(block.account, raw, block.time)
-                grown[raw] = _Row(draw, block.account, raw, label)
+                grown[raw] = _Row(draw, block.account, raw, label, confidence)
         if len(grown) > ROWS_PER_ACCOUNT:
             kept = sorted(grown.values(), key=lambda row: (row.draw, row.raw))[:ROWS_PER_ACCOUNT]
             grown = {row.raw: row for row in kept}
@@ -355,7 +371,6 @@ class VectorPopulation:
                 _draw(block.account, name, block.time),
                 block.account,
                 features.tobytes(),
-                self._labelled(block),
                 len(frame.rows) if frame is not None else 0,
             )
         )
@@ -433,11 +448,11 @@ class VectorPopulation:
         table = np.frombuffer(b"".join(r.features for r in references)).reshape(
             len(references), len(FEATURES)
         )
-        labelled = [r.labelled for r in references]
         prior_middle, prior_spread = self.model.typical(size)
         middle, spread = prior_middle.copy(), prior_spread.copy()
-        for f, name in enumerate(FEATURES):
-            values = table[labelled, f] if name in LABEL_FEATURES else table[:, f]
+        for f in range(len(FEATURES)):
+            values = table[:, f]
+            values = values[np.isfinite(values)]
             if len(values) < 4:
                 continue
             low, half, high = np.percentile(values, (25.0, 50.0, 75.0))
@@ -465,7 +480,7 @@ class VectorPopulation:
             "rows": [_pack(row) for held in self._rows.values() for row in held.values()],
             "hours": dict(self._hours),
             "references": [
-                [[r.draw, r.account, r.features, r.labelled, r.rows] for r in references]
+                [[r.draw, r.account, r.features, r.rows] for r in references]
                 for references in self._references
             ],
             "frame": None if frame is None else [_pack(row) for row in frame.rows],
@@ -506,8 +521,8 @@ class VectorPopulation:
         return population
 
 
-def _distinct(block: Block) -> tuple[NDArray[np.float32], list[str]]:
-    """Distinct rows of the block (k, dims) in order, with the labels of their first showing."""
+def _distinct(block: Block) -> tuple[NDArray[np.float32], list[str], Floats]:
+    """Distinct rows of the block (k, dims) in order, with the answers of their first showing."""
     rows = np.frombuffer(block.vectors, dtype="<f4").reshape(-1, block.dims)
     labels = block.labels
     first: dict[bytes, int] = {}
@@ -515,11 +530,14 @@ def _distinct(block: Block) -> tuple[NDArray[np.float32], list[str]]:
         first.setdefault(rows[i].tobytes(), i)
     at = list(first.values())
     named = [labels[i][:_LABEL_BYTES] if i < len(labels) else "" for i in at]
-    return rows[at], named
+    sure = np.frombuffer(block.confidences, dtype="<f4").astype(np.float64)
+    if len(sure) != len(rows):
+        sure = np.full(len(rows), np.nan)
+    return rows[at], named, sure[at]
 
 
 def _pack(row: _Row) -> list[Any]:
-    return [row.draw, row.account, row.raw, row.label]
+    return [row.draw, row.account, row.raw, row.label, row.confidence]
 
 
 def _unpack(rows: Iterable[list[Any]]) -> list[_Row]:

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
 
 from benchmarks.detection import vectors
 from benchmarks.detection.drawings import drawings
@@ -31,6 +32,7 @@ from benchmarks.detection.sources import Split, load
 from benchmarks.detection.vectors import VectorTraffic
 from detector.baseline import Reference
 from detector.blocks import BLOCK_EVENTS, FIRST_BLOCK_REVISIONS, Block, Identity
+from detector.trees import Trees
 from detector.vector_evidence import VectorEvidence
 from detector.vector_kernels import FEATURES
 from detector.vector_model import (
@@ -79,7 +81,7 @@ class Week:
 
 def _replace_labels(block: Block) -> Block:
     values = {name: getattr(block, name) for name in block.__struct_fields__}
-    return Block(**{**values, "labels": ("",) * block.n})
+    return Block(**{**values, "labels": ("",) * block.n, "confidences": b""})
 
 
 def blocks_of(account: str, traffic: VectorTraffic) -> list[Block]:
@@ -87,6 +89,8 @@ def blocks_of(account: str, traffic: VectorTraffic) -> list[Block]:
     x = np.ascontiguousarray(traffic.x, dtype="<f4")
     labels = traffic.labels if traffic.labels is not None else np.zeros(len(x), dtype=np.int64)
     times, n = traffic.times, len(x)
+    confidence = traffic.confidence if traffic.confidence is not None else np.full(n, np.nan)
+    sure = np.ascontiguousarray(confidence, dtype="<f4")
     found: list[Block] = []
 
     def give(start: int, end: int, index: int, revision: int, time: float) -> None:
@@ -113,6 +117,7 @@ def blocks_of(account: str, traffic: VectorTraffic) -> list[Block]:
                 dims=x.shape[1],
                 vectors=x[start:end].tobytes(),
                 labels=tuple(str(v) for v in labels[start:end].tolist()),
+                confidences=sure[start:end].tobytes(),
             )
         )
 
@@ -183,6 +188,11 @@ class Collected:
     sizes: NDArray[np.int64]
 
 
+def _without_confidence(block: Block) -> Block:
+    values = {name: getattr(block, name) for name in block.__struct_fields__}
+    return Block(**{**values, "confidences": b""})
+
+
 def collect(week: Week, model: VectorModel, seed: int) -> Collected:
     """Measure a week while thieves leave the population after one to seven blocks, some never:
     as good as a detector that is not there yet might be."""
@@ -194,7 +204,9 @@ def collect(week: Week, model: VectorModel, seed: int) -> Collected:
     }
     gone: set[str] = set()
     rows = []
-    for block in week.blocks:
+    # Half of the logs have the model's confidence.
+    blocks = [_without_confidence(b) for b in week.blocks] if seed % 2 else week.blocks
+    for block in blocks:
         standard = population.standardise(block)
         features = population.measure(block)
         if standard is not None and features is not None:
@@ -223,9 +235,11 @@ def collect(week: Week, model: VectorModel, seed: int) -> Collected:
 def blank() -> VectorModel:
     """A model that knows nothing, to measure with before there is one."""
     n = len(FEATURES)
+    leaf = {name: np.zeros(1) for name in ("feature", "threshold", "value", "root")}
+    silent = Trees(0.0, {**leaf, "left": np.full(1, -1), "right": np.full(1, -1)})
     return VectorModel(
-        np.zeros(2 * n + 1),
-        np.zeros(2 * n + 1),
+        silent,
+        silent,
         np.zeros(6),
         np.zeros((SIZE_CLASSES, n)),
         np.ones((SIZE_CLASSES, n)),
@@ -241,46 +255,35 @@ def typical(collected: Iterable[Collected]) -> tuple[Floats, Floats]:
     spread = np.ones((SIZE_CLASSES, len(FEATURES)))
     for size in range(SIZE_CLASSES):
         quartiles = [
-            np.percentile(one.features[mine], (25, 50, 75), axis=0)
+            np.nanpercentile(one.features[mine], (25, 50, 75), axis=0)
             for one in every
             if (mine := (one.sizes == size) & ~one.harvesting).sum() >= 30
         ]
         table = np.array(quartiles)
-        middle[size] = np.median(table[:, 1], axis=0)
-        spread[size] = np.maximum(np.median(table[:, 2] - table[:, 0], axis=0) / 1.349, 1e-3)
+        middle[size] = np.nanmedian(table[:, 1], axis=0)
+        spread[size] = np.maximum(np.nanmedian(table[:, 2] - table[:, 0], axis=0) / 1.349, 1e-3)
     return middle, spread
 
 
-def logistic(
-    x: Floats, y: NDArray[np.bool_], weight: Floats, ridge: float, signs: Floats | None = None
-) -> Floats:
-    """Weights and intercept of a ridge logistic regression with both classes weighing the same.
+def block_model(x: Floats, y: NDArray[np.bool_], weight: Floats) -> HistGradientBoostingClassifier:
+    """Boosted trees of 8 leaves, strongly ridged; both classes weigh the same.
 
-    `signs` (columns,): 1 keeps a weight from being negative.
+    A logistic regression caught .41 of the test weeks' thieves where these caught .68, and .22
+    where they caught .64 on drawings (docs/decisions/0051).
     """
-    weight = weight * np.where(y, 1.0 / weight[y].sum(), 1.0 / weight[~y].sum())
-    side = np.where(y, -1.0, 1.0)
+    return HistGradientBoostingClassifier(
+        max_leaf_nodes=8,
+        min_samples_leaf=100,
+        l2_regularization=50.0,
+        learning_rate=0.08,
+        max_iter=300,
+        early_stopping=False,
+        random_state=0,
+    ).fit(x, y, _balanced(y, weight))
 
-    def loss(w: Floats) -> tuple[float, Floats]:
-        margin = side * (x @ w[:-1] + w[-1])
-        slope = weight * side / (1.0 + np.exp(-margin))
-        value = float(
-            (weight * np.logaddexp(0.0, margin)).sum() + 0.5 * ridge * (w[:-1] ** 2).sum()
-        )
-        return value, np.append(x.T @ slope + ridge * w[:-1], slope.sum())
 
-    bounds = None
-    if signs is not None:
-        bounds = [(0.0, None) if sign > 0 else (None, None) for sign in signs] + [(None, None)]
-    found = minimize(
-        loss,
-        np.zeros(x.shape[1] + 1),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=bounds,
-        options={"maxiter": 1000},
-    )
-    return np.asarray(found.x, dtype=np.float64)
+def _balanced(y: NDArray[np.bool_], weight: Floats) -> Floats:
+    return weight * np.where(y, 1.0 / weight[y].sum(), 1.0 / weight[~y].sum()) * (len(y) / 2.0)
 
 
 def _per_account(collected: Sequence[Collected], power: float) -> Floats:
@@ -294,24 +297,21 @@ def _per_account(collected: Sequence[Collected], power: float) -> Floats:
 
 def train(teaching: Sequence[Collected], middle: Floats, spread: Floats) -> VectorModel:
     """Block models (with and without answers) and the account model on out-of-fold scores."""
-    z = np.concatenate([one.standard for one in teaching])
-    bent = np.arcsinh(z)
-    x = np.concatenate([bent, np.abs(bent)], axis=1)
+    x = np.concatenate([one.standard for one in teaching])
     y = np.concatenate([one.harvesting for one in teaching])
     # What an ordinary customer could have sent teaches nothing about harvesting.
     counts = ~np.concatenate([one.natural for one in teaching])
     weight = _per_account(teaching, 0.5)
     part = np.concatenate([np.full(len(one.accounts), i % 4) for i, one in enumerate(teaching)])
-    bare = np.concatenate([~_LABEL, ~_LABEL])
     fitted, scores = [], []
-    for columns in (np.ones(2 * len(FEATURES), dtype=np.bool_), bare):
+    for columns in (np.ones(len(FEATURES)), (~_LABEL).astype(np.float64)):
         used = x * columns
-        fitted.append(logistic(used[counts], y[counts], weight[counts], 1e-3))
+        fitted.append(Trees.of(block_model(used[counts], y[counts], weight[counts])))
         out = np.empty(len(y))
         for k in range(4):
             fit = counts & (part != k)
-            w = logistic(used[fit], y[fit], weight[fit], 1e-3)
-            out[part == k] = used[part == k] @ w[:-1] + w[-1]
+            held = block_model(used[fit], y[fit], weight[fit])
+            out[part == k] = held.decision_function(used[part == k])
         scores.append(out)
     rows, answers, row_weight, keep = [], [], [], []
     for out in scores:
@@ -323,12 +323,13 @@ def train(teaching: Sequence[Collected], middle: Floats, spread: Floats) -> Vect
         keep.append(counts)
         row_weight.append(_per_account(teaching, 1.0))
     kept = np.concatenate(keep)
-    account = logistic(
+    harvests = np.concatenate(answers)[kept]
+    linear = LogisticRegression(C=1.0, max_iter=2000).fit(
         np.concatenate(rows)[kept],
-        np.concatenate(answers)[kept],
-        np.concatenate(row_weight)[kept],
-        1e-4,
+        harvests,
+        _balanced(harvests, np.concatenate(row_weight)[kept]),
     )
+    account = np.append(linear.coef_[0], linear.intercept_)
     return VectorModel(fitted[0], fitted[1], account, middle, spread, np.zeros(1), {})
 
 
@@ -373,7 +374,7 @@ def calibrate(
 ) -> VectorModel:
     """The reference: customers' evidence at the end of a week in which suspects were dropped."""
     reference: Reference | None = None
-    for _ in range(3):
+    for _ in range(2):
         found = run(calibration, model, reference)
         values = [
             seen.evidence
@@ -387,6 +388,16 @@ def calibrate(
         ordered = np.sort(np.array([max(value, floor) for value in values]))
         reference = Reference(ordered, len(ordered))
     return replace(model, reference=ordered)
+
+
+def mixed(calibration: Sequence[Week]) -> list[Week]:
+    """Half of the logs have answers, half of those the model's confidence."""
+    bare = [week.without_answers() for week in calibration[::2]]
+    unsure = [
+        replace(week, blocks=[_without_confidence(b) for b in week.blocks])
+        for week in calibration[1::4]
+    ]
+    return bare + unsure + list(calibration[3::4])
 
 
 def report(
@@ -452,10 +463,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="keep composed weeks here")
-    parser.add_argument(
-        "--weeks", type=int, default=12, help="of training; the rest follow from it"
-    )
-    parser.add_argument("--customers", type=int, default=600, help="a week, over all its models")
+    parser.add_argument("--weeks", type=int, default=9, help="of training; the rest follow from it")
+    parser.add_argument("--customers", type=int, default=500, help="a week, over all its models")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--transfer", action="store_true", help="also letter to magic and back")
     arguments = parser.parse_args()
@@ -490,16 +499,15 @@ def main() -> None:
 
         data, n, size = arguments.data, arguments.weeks, arguments.customers
         teaching = compose(*(Job("train", i, data, size) for i in range(n)))
-        calibration = compose(*(Job("calibrate", i, data, size) for i in range(max(n * 2 // 3, 4))))
-        tests = compose(*(Job("test", i, data, size) for i in range(max(n * 2 // 3, 4))))
+        calibration = compose(*(Job("calibrate", i, data, size) for i in range(n)))
+        tests = compose(*(Job("test", i, data, size) for i in range((n + 1) // 2)))
         images = compose(
             *(
                 Job("test", 100 + i, data, 240, only=(), made_up=0, drawn=2)
                 for i in range(max(n, 4))
             )
         )
-        half = [week.without_answers() for week in calibration[::2]] + calibration[1::2]
-        model = learn(teaching, half)
+        model = learn(teaching, mixed(calibration))
         model = replace(
             model,
             metadata={
@@ -523,7 +531,7 @@ def main() -> None:
             for source, other in (("letter", "magic"), ("magic", "letter")):
                 part = [week for week in teaching if week.model == source]
                 seen = [week for week in calibration if week.model == source]
-                one = learn(part, seen)
+                one = learn(part, mixed(seen))
                 reference = Reference(one.reference, len(one.reference))
                 some = [week for week in tests if week.model == other]
                 report(f"{source} to {other}", some, run(some, one, reference), reference)
