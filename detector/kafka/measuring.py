@@ -54,7 +54,8 @@ _BEAT_S: Final = 0.1
 _FRESH_FETCH_S: Final = 5.0
 
 _offset = attrgetter("offset")
-_BATCH_BYTES: Final = 8 << 20
+_BATCH_BYTES: Final = 4 << 20
+_BATCHES_WAITING: Final = 8  # bounds what a backlog may take in memory
 
 
 class LostRecords(RuntimeError):
@@ -153,8 +154,7 @@ class MeasureStage:
             broker_commit_interval=1.0,
             consumer_auto_offset_reset="earliest",
             consumer_max_fetch_size=_BATCH_BYTES,
-            # In batches: one in work and one waiting for each partition is enough.
-            stream_buffer_maxsize=4,
+            stream_buffer_maxsize=_BATCHES_WAITING,
             # Acknowledgements wait for checkpoints, so there is nothing to wait for.
             stream_wait_empty=False,
             store="memory://",

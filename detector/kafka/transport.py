@@ -31,6 +31,12 @@ class BatchConsumer(aiokafka.Consumer):  # type: ignore[misc]
         message.value = record
         return message
 
+    # Faust leaves a partition out of its fetches while its buffer is nearly full, and sleeps for a
+    # second when all are left out. A full buffer holds the fetcher up by itself, for as long as it
+    # is full and no longer.
+    def on_buffer_full(self, tp: Any) -> None:
+        pass
+
     # Faust commits up to the first hole in the acknowledged offsets, and learns of holes that
     # compaction left by comparing one message's offset with the last one's. Here every batch would
     # look like a hole; what is acknowledged is acknowledged up to and including its offset.
