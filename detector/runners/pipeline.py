@@ -121,6 +121,9 @@ class Pipeline:
             PartitionMeasure.restore(partition, settings.measure, whole, change)
             for partition, (whole, change) in enumerate(zip(full[:-1], changes[:-1], strict=True))
         ]
+        # Whoever was silent before may have sent something meanwhile that is not yet read.
+        for partition, measure in enumerate(pipeline.measures):
+            pipeline.judge.blocks(partition, (), measure.watermark)
         return pipeline
 
     def _measure(self, parts: Sequence[Sequence[Event]]) -> None:

@@ -2,7 +2,7 @@
 
 A block's score is its first feature, rounded up to whole numbers from -3 to 6. An account's
 log-odds are the mean of its scores, in steps of a quarter; with linked accounts, and with accounts
-that send alike, the mean of theirs.
+that send alike, the mean of theirs. Vectors are scored by their distance from customers' alone.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def models() -> Models:
         about={},
     )
     n = len(FEATURES)
-    weights = np.concatenate([np.full(n, 0.3), np.full(n, 0.3), [-1.0]])
+    far = staircase(FEATURES.index("distance"), -4.0, 6.0, 0.25)
     vector = VectorModel(
-        labelled=weights,
-        unlabelled=weights,
+        labelled=far,
+        unlabelled=far,
         account=np.array([1.0, 0.2, 0.0, 0.0, 0.0, 0.0]),
         typical_middle=np.zeros((SIZE_CLASSES, n)),
         typical_spread=np.ones((SIZE_CLASSES, n)),
