@@ -126,19 +126,14 @@ class Broker:
                 tail = (self._folder / "broker.log").read_text(errors="replace")[-2000:]
                 self.kill()
                 raise RuntimeError(f"Kafka did not start; its log ends with: {tail}")
-            with (
-                contextlib.suppress(OSError),
-                socket.create_connection(("127.0.0.1", self._port), timeout=1),
-            ):
-                with contextlib.suppress(KafkaError):
-                    admin = KafkaAdminClient(
-                        bootstrap_servers=self.bootstrap, request_timeout_ms=5000
-                    )
-                    try:
-                        admin.list_topics()
-                        return
-                    finally:
-                        admin.close()
+            with contextlib.suppress(OSError, KafkaError):
+                socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
+                admin = KafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=5000)
+                try:
+                    admin.list_topics()
+                    return
+                finally:
+                    admin.close()
             time.sleep(0.05)
 
     def kill(self) -> None:

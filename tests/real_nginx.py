@@ -124,7 +124,8 @@ def _wait_until_ready(running: Nginx, ports: Sequence[int]) -> None:
             raise RuntimeError(f"nginx ended at once: {running.errors().strip()[-2000:]}")
         if time.monotonic() > deadline:
             raise RuntimeError(f"nginx does not listen on {waiting} after {_READY_S:.0f} s")
-        with suppress(OSError, IndexError), socket.create_connection(("127.0.0.1", waiting[0]), 0.2):
+        with suppress(OSError, IndexError):
+            socket.create_connection(("127.0.0.1", waiting[0]), 0.2).close()
             waiting.pop(0)
             continue
         time.sleep(0.01)
