@@ -17,9 +17,7 @@ def events(first: int, last: int) -> list[Event]:
     for number in range(first, last):
         dice = random.Random(number)
         words = ["".join(dice.choices("etaoinshrdlucm", k=dice.randint(2, 9))) for _ in range(40)]
-        found.append(
-            Event(ts=START + number, account="acct-1", input=" ".join(words), served=True)
-        )
+        found.append(Event(ts=START + number, account="acct-1", input=" ".join(words), served=True))
     return found
 
 
