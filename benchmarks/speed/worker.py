@@ -30,6 +30,7 @@ from benchmarks.speed.replay import write_log
 from detector.events import decode
 from detector.kafka import topics
 from detector.kafka.transport import BatchSchema
+from detector.runners.worker import calm_collector
 from detector.settings import KafkaSettings, Settings
 from tests.real_kafka import kafka
 from tests.real_worker import produce
@@ -119,6 +120,7 @@ async def _worker(settings: Settings, run: int, total: int) -> float:
 
     stage = measuring.MeasureStage(own, failed)
     await stage.start()
+    calm_collector()  # as the worker does
     rate = await _rate(lambda: sum(one.expected for one in stage._owned.values()), total)
     await stage.stop()
     return rate

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -25,7 +26,7 @@ from detector.kafka.connection import wait_for_broker
 from detector.kafka.topics import TopicMismatch
 from detector.settings import Settings
 
-__all__ = ["STAGES", "run_worker", "run_workers"]
+__all__ = ["STAGES", "calm_collector", "run_worker", "run_workers"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ async def _run(settings: Settings, stages: frozenset[str]) -> int:
         for stage in _made(settings, stages):
             await stage.start()
             running.append(stage)
+        calm_collector()
         log.info("working: %s", ", ".join(name for name in STAGES if name in stages))
         await stopped
         for stage in running:
@@ -149,6 +151,17 @@ async def _run(settings: Settings, stages: frozenset[str]) -> int:
     except Exception as error:
         _fail(error)
     return 0
+
+
+def calm_collector() -> None:
+    """Let Python look for cycles seldom.
+
+    A fetch makes some 10,000 records that live until they are measured: at the usual threshold of
+    700 each of them is looked at many times, which costs a fifth of the speed.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 async def _ready(settings: Settings) -> None:
