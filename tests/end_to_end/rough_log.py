@@ -33,9 +33,9 @@ class RoughLog(NamedTuple):
 def rough_log(start: float) -> RoughLog:
     """The day that begins at `start`, Unix seconds: always the same but for that.
 
-    Some 26,000 records of 60 customers and 40 thieves.
+    Some 27,000 records of 50 customers and 20 thieves.
     """
-    sample = Sample(_SEED, customers=60, thieves=40)
+    sample = Sample(_SEED, customers=50, thieves=20)
     moved = start - (FIRST_DAY + _DAY * DAY_S)
     rng = Random(_SEED)
     records = []
