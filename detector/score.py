@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -24,6 +25,18 @@ from features import FAMILIES, NAMES
 __all__ = ["ACCOUNT_FEATURES", "BadModel", "TextModels", "account_row", "shipped"]
 
 _FORMAT: Final = 1
+# What reading an artefact raises when bytes of it are missing or wrong.
+_DAMAGED: Final = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,  # a compression that zipfile does not know
+    zlib.error,
+    zipfile.BadZipFile,
+)
 # What the account models see, in order; the linked ones see a column more each.
 ACCOUNT_FEATURES: Final = ("mean", "max", "min", "log2_events")
 _MODELS: Final = {
@@ -137,7 +150,7 @@ class TextModels:
                 )
         except FileNotFoundError:
             raise BadModel(f"{path}: no such file") from None
-        except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             if isinstance(error, BadModel):
                 raise
             raise BadModel(f"{path}: damaged or not a model: {error}") from None

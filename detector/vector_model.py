@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +179,14 @@ class VectorModel:
         try:
             with np.load(path, allow_pickle=False) as file:
                 entries = {name: file[name] for name in file.files}
-        except (OSError, ValueError, BadZipFile, EOFError) as error:
+        except (
+            OSError,
+            ValueError,
+            BadZipFile,
+            EOFError,
+            NotImplementedError,
+            zlib.error,
+        ) as error:
             raise ModelError(f"{path}: not a readable vector model: {error}") from error
         trees = [f"{name}.{part}" for name in _BLOCK_MODELS for part in _TREE_ARRAYS]
         missing = [name for name in ("metadata", *_SHAPES, *trees) if name not in entries]

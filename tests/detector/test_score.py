@@ -1,0 +1,118 @@
+"""The artefact of the text models: what loads, and what is refused, with a reason."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detector.score import BadModel, TextModels, account_row, shipped
+from tests.detector.small_models import models, text_block
+
+Change = Callable[[dict[str, Any], dict[str, Any]], object]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "text.npz"
+    models().text.save(path)
+    return path
+
+
+def changed(file: Path, change: Change) -> Path:
+    """The artefact after `change` of its arrays and of its description."""
+    with np.load(file) as kept:
+        arrays = {name: kept[name] for name in kept.files}
+    about = json.loads(str(arrays["description"]))
+    change(arrays, about)
+    if "description" in arrays:
+        arrays["description"] = np.array(json.dumps(about))
+    with file.open("wb") as out:
+        np.savez_compressed(out, **arrays)
+    return file
+
+
+def test_loads_what_it_saved(file: Path) -> None:
+    loaded, made = TextModels.load(file), models().text
+    assert (loaded.name, loaded.own_bar) == (made.name, made.own_bar)
+    assert np.array_equal(loaded.reference, made.reference)
+    for score in (-3.0, 0.0, 4.0):
+        row = loaded.row(text_block(score=score))
+        assert loaded.block.log_odds(row) == made.block.log_odds(row) == score
+        history = account_row(score, score, score, 32, (score, score, 1.0))
+        for name in ("account", "linked", "alike"):
+            before, after = getattr(made, name), getattr(loaded, name)
+            assert after.log_odds(history) == before.log_odds(history)
+
+
+def test_the_shipped_models_load_and_know_their_customers() -> None:
+    found = shipped()
+    assert len(found.reference) >= 1000
+    assert np.all(found.reference[1:] >= found.reference[:-1])
+    # Only histories past the bar of 5 % of customers have evidence at all.
+    assert 0.02 < np.isfinite(found.reference).mean() < 0.1
+    assert len(found.typical) == len(found.used) >= found.block.width
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays, about: about.update(format=99), "model format 99; this program reads 1"),
+        (lambda arrays, about: about["families"].update(timing=99), "train it again"),
+        (lambda arrays, about: about["features"].append("timing.no_such"), "train it again"),
+        (lambda arrays, about: about["bias"].pop("linked"), "damaged or not a model"),
+        (lambda arrays, about: about.update(own_bar="high"), "damaged or not a model"),
+        (lambda arrays, about: arrays.pop("description"), "damaged or not a model"),
+        (lambda arrays, about: arrays.pop("alike_root"), "damaged or not a model"),
+        (lambda arrays, about: arrays["block_left"].fill(10**6), "do not fit together"),
+        (
+            lambda arrays, about: arrays["account_feature"].fill(7),
+            "the account model wants more than 4 columns",
+        ),
+        (
+            # An array that only a pickle can hold is never unpickled.
+            lambda arrays, about: arrays.update(reference=np.array([{}], object)),
+            "damaged or not a model",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_this_program_is_refused(
+    file: Path, change: Change, message: str
+) -> None:
+    with pytest.raises(BadModel, match=message):
+        TextModels.load(changed(file, change))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"not a model"])
+def test_a_torn_file_is_refused(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    with pytest.raises(BadModel, match="damaged or not a model"):
+        TextModels.load(file)
+
+
+def test_half_a_file_and_none_are_refused(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(BadModel, match="damaged or not a model"):
+        TextModels.load(file)
+    file.unlink()
+    with pytest.raises(BadModel, match="no such file"):
+        TextModels.load(file)
+
+
+def test_a_damaged_byte_anywhere_is_refused_or_harmless(file: Path) -> None:
+    whole = file.read_bytes()
+    rng = np.random.default_rng(2)
+    for place in rng.integers(len(whole), size=300).tolist():
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with contextlib.suppress(BadModel):
+            assert TextModels.load(file).name == models().text.name
+
+
+def test_an_account_without_events_has_a_row() -> None:
+    assert account_row(1.0, 2.0, 0.5, 0).tolist() == [1.0, 2.0, 0.5, 0.0]
+    assert account_row(1.0, 2.0, 0.5, 64, (3.0,)).tolist() == [1.0, 2.0, 0.5, 6.0, 3.0]
