@@ -24,15 +24,23 @@ from detector.blocks import Block
 from detector.vector_kernels import FEATURES
 from detector.vector_model import PLAIN_WORDS, VectorModel, size_class
 
-__all__ = ["MAX_ROWS", "ROWS_PER_ACCOUNT", "VectorPopulation"]
+__all__ = [
+    "MAX_ROWS",
+    "ROWS_PER_ACCOUNT",
+    "ROWS_PER_HOUR",
+    "SHARE_PER_HOUR",
+    "VectorPopulation",
+]
 
 Floats = NDArray[np.float64]
 
 MAX_ROWS: Final = 2400
 ROWS_PER_ACCOUNT: Final = 24
-# Accounts first seen in the same hour hold at most this many rows: a campaign that starts at
-# once cannot become the population. It is 20 accounts' worth, and a fifth of a full reservoir.
+# Accounts first seen in the same hour hold at most this many rows (20 accounts' worth) and, once
+# others hold enough to measure by, at most this share of theirs: a campaign that starts at once
+# cannot become the population, nor stay it when it came first.
 ROWS_PER_HOUR: Final = 480
+SHARE_PER_HOUR: Final = 0.35
 MIN_ROWS: Final = 200
 MIN_ACCOUNTS: Final = 5
 _MAX_ACCOUNTS: Final = 4096  # accounts whose first hour is kept
@@ -272,7 +280,7 @@ class VectorPopulation:
     def signals(self, block: Block) -> list[tuple[str, float, float, float, float, str]]:
         """Name, value, typical low and high, share of the score, and words; strongest first.
 
-        Shares of one sign add up to 1; a signal that speaks for the customer has a negative one.
+        The shares' sizes add up to 1; a signal that speaks for the customer has a negative share.
         """
         features = self.measure(block)
         scale = self._scale_for(size_class(block.n))
@@ -423,23 +431,23 @@ class VectorPopulation:
             key=lambda row: (row.draw, row.account, row.raw),
         )
         seen: set[bytes] = set()
-        hours: dict[int, int] = {}
-        chosen = []
+        distinct = []
         for row in every:
-            hour = self._hours.get(row.account, 0)
-            if row.raw in seen or hours.get(hour, 0) >= ROWS_PER_HOUR:
-                continue
-            seen.add(row.raw)
-            hours[hour] = hours.get(hour, 0) + 1
-            chosen.append(row)
-            if len(chosen) >= MAX_ROWS:
-                break
-        return chosen
+            if row.raw not in seen:
+                seen.add(row.raw)
+                distinct.append(row)
+        hours = [self._hours.get(row.account, 0) for row in distinct]
+        kept = _capped(hours, ROWS_PER_HOUR, MIN_ROWS)
+        return [row for row, keep in zip(distinct, kept, strict=True) if keep][:MAX_ROWS]
 
     def _make_scale(self, size: int) -> tuple[Floats, Floats] | None:
         references = self._references[size]
         if len(references) < _MIN_REFERENCES:
             return None
+        references = sorted(references, key=lambda r: (r.draw, r.account, r.features))
+        hours = [self._hours.get(reference.account, 0) for reference in references]
+        kept = _capped(hours, len(references), 2 * _MIN_REFERENCES)
+        references = [r for r, keep in zip(references, kept, strict=True) if keep]
         # Figures from when the reservoir was much smaller are of another scale.
         rows = max(reference.rows for reference in references)
         recent = [reference for reference in references if 2 * reference.rows >= rows]
@@ -519,6 +527,26 @@ class VectorPopulation:
         ]
         population._stale = state["stale"]
         return population
+
+
+def _capped(hours: list[int], most: int, enough: int) -> list[bool]:
+    """Which items stay when none of the hours they belong to may hold too many; first come first.
+
+    An hour holds `most`, or `SHARE_PER_HOUR` of what all the others hold where that is `enough`.
+    """
+    counts: dict[int, int] = {}
+    for hour in hours:
+        counts[hour] = counts.get(hour, 0) + 1
+    total = sum(min(count, most) for count in counts.values())
+    left = {}
+    for hour, count in counts.items():
+        others = total - min(count, most)
+        left[hour] = min(most, int(SHARE_PER_HOUR * others)) if others >= enough else most
+    kept = []
+    for hour in hours:
+        left[hour] -= 1
+        kept.append(left[hour] >= 0)
+    return kept
 
 
 def _distinct(block: Block) -> tuple[NDArray[np.float32], list[str], Floats]:

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from detector.blocks import Block, Identity
 from detector.vector_kernels import FEATURES
 from detector.vector_model import PLAIN_WORDS, VectorModel
-from detector.vectors import MAX_ROWS, ROWS_PER_ACCOUNT, ROWS_PER_HOUR, VectorPopulation
+from detector.vectors import (
+    MAX_ROWS,
+    ROWS_PER_ACCOUNT,
+    ROWS_PER_HOUR,
+    SHARE_PER_HOUR,
+    VectorPopulation,
+)
 
 Rows = NDArray[np.float32]
 DIMS = 12
@@ -220,6 +226,19 @@ def test_one_hours_newcomers_cannot_become_the_population(model: VectorModel) ->
     frame = population.export()["frame"]
     rushed = sum(row[1].startswith("rush") for row in frame)
     assert 0 < rushed <= ROWS_PER_HOUR
+
+
+def test_who_came_first_does_not_stay_the_population(model: VectorModel) -> None:
+    rng = np.random.default_rng(18)
+    population = VectorPopulation(DIMS, model)
+    for i in range(20):
+        strange = rng.uniform(0.0, 20.0, (32, DIMS)).astype(np.float32)
+        population.observe(block(f"rush-{i}", strange, time=float(i)))
+    for a in range(1, 31):
+        population.observe(block(f"customer-{a}", *customer_rows(rng, 32), time=a * HOUR))
+    frame = population.export()["frame"]
+    rushed = sum(row[1].startswith("rush") for row in frame)
+    assert 0 < rushed <= SHARE_PER_HOUR * (len(frame) - rushed) + 1
 
 
 def test_memory_is_bounded(model: VectorModel) -> None:
