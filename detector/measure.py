@@ -56,6 +56,7 @@ class PartitionMeasure:
         self._rows = Table(ROWS)
         self._vectors = Table(VECTORS)
         self._accounts = Table(ACCOUNTS)
+        self._ringed: set[int] = set()  # accounts that have a row in it
         self._rings = Table((Column("rings", "uint64", (REQUEST_IDS,)),))
         self._past = {
             family.name: Table([Column(c.name, c.dtype, c.shape) for c in family.state])
@@ -178,11 +179,13 @@ class PartitionMeasure:
 
     def _columns(self, events: Sequence[Event]) -> Batch:
         n = len(events)
-        accounts = np.empty(n, np.int32)
-        rows = np.empty(n, np.int32)
+        # Lists, not arrays: storing single numbers into an array costs three times as much.
+        accounts: list[int] = []
+        rows: list[int] = []
         account_of, row_of, population_of = self._account_of, self._row_of, self._population_of
+        ringed = self._ringed
         pieces: list[bytes] = []
-        lengths = np.empty(n, np.int64)
+        lengths: list[int] = []
         ids: list[bytes] = []
         id_ends: dict[int, int] = {}
         id_size = 0
@@ -196,17 +199,18 @@ class PartitionMeasure:
             account = account_of.get(name, -1)
             if account < 0:
                 account = self._add_account(name)
-            accounts[e] = account
+            accounts.append(account)
             if event.request_id is not None:
                 piece = event.request_id.encode("utf-8", "replace")
                 ids.append(piece)
                 id_size += len(piece)
                 id_ends[e] = id_size
-                if self._accounts["ids"][account] < 0:
+                if account not in ringed:
+                    ringed.add(account)
                     self._accounts["ids"][account] = self._rings.add()
             if not event.served:
-                rows[e] = -1
-                lengths[e] = 0
+                rows.append(-1)
+                lengths.append(0)
                 continue
             content = event.input
             if type(content) is str:
@@ -227,7 +231,7 @@ class PartitionMeasure:
                 if event.output is not None:
                     labels[e] = self._answer(event)
             pieces.append(piece)
-            lengths[e] = len(piece)
+            lengths.append(len(piece))
             key = (event.model, event.endpoint, kind)
             population = population_of.get(key)
             if population is None:
@@ -235,8 +239,9 @@ class PartitionMeasure:
             row = row_of.get((name, population), -1)
             if row < 0:
                 row = self._add_row(name, population, kind)
-            rows[e] = row
-        hi = np.cumsum(lengths)
+            rows.append(row)
+        sizes = np.array(lengths, dtype=np.int64)
+        hi = np.cumsum(sizes)
         id_hi = np.zeros(n, np.int64)
         id_lo = np.zeros(n, np.int64)
         before = 0
@@ -248,12 +253,12 @@ class PartitionMeasure:
         for e, (code, sure) in labels.items():
             label[e], confidence[e] = code, sure
         return Batch(
-            account=accounts,
-            row=rows,
+            account=np.array(accounts, dtype=np.int32),
+            row=np.array(rows, dtype=np.int32),
             ts=np.array([event.ts for event in events], dtype=np.float64),
             latency=np.array([event.latency_ms or 0.0 for event in events]) / 1000.0,
             data=np.frombuffer(b"".join(pieces), dtype=np.uint8),
-            lo=hi - lengths,
+            lo=hi - sizes,
             hi=hi,
             ids=np.frombuffer(b"".join(ids), dtype=np.uint8),
             id_lo=id_lo,
@@ -452,6 +457,11 @@ class PartitionMeasure:
             "_identities",
         ):
             setattr(self, attribute, getattr(kept, attribute))
+        self._find_ringed()
+
+    def _find_ringed(self) -> None:
+        ids = self._accounts["ids"][: self._accounts.rows]
+        self._ringed = set(np.flatnonzero(ids >= 0).tolist())
 
     def _pack(self, rows: NDArray[Any] | None, accounts: NDArray[Any] | None) -> bytes:
         every_row = np.arange(self._rows.rows) if rows is None else rows
@@ -518,6 +528,7 @@ class PartitionMeasure:
         for account, name in zip(state["accounts"].tolist(), state["account_names"], strict=True):
             self._account_of.setdefault(name, account)
         self._rings.put(state["ring_rows"], state["rings"])
+        self._find_ringed()
 
 
 def _identity(event: Event) -> Identity:
