@@ -341,8 +341,8 @@ class Judge:
         verdicts = []
         for account, identity in touched.items():
             verdict = self._verdict(account, identity)
-            if verdict is not None:
-                verdicts.append(verdict)
+            if verdict is not None and self.policy.would_issue(verdict, now):
+                verdicts.append(self._explained(verdict))
         judgement.decisions += self.policy.decide(
             verdicts, now, scorer=self._models.name, baseline=self._baseline_name()
         )
@@ -431,39 +431,55 @@ class Judge:
         summary = self._accounts[account]
         if not summary.rates:
             return None
-        population = min(summary.rates, key=lambda name: (summary.rates[name], name))
+        population = self._strongest(account)
         # Each population is one more chance to be wrong about the account: Bonferroni.
         rate = min(1.0, summary.rates[population] * len(summary.rates))
         if 1000.0 * rate > self.settings.policy.ladder[0].false_per_1000_week:
             return None
-        evidence, signals = self._explain(account, population)
-        strongest = ", ".join(signal.text for signal in signals[:2])
         scopes = {"api_key": identity.api_key, "org": identity.org, "ip": identity.ip}
         return Verdict(
             scope="account",
             value=account,
             false_per_1000=1000.0 * rate,
             e_value=e_value(rate),
-            evidence=evidence,
+            evidence=self._evidence(account, population),
             n_events=sum(summary.events.values()),
             campaign=self.campaigns.of(account),
             reason=Reason(
                 code="extraction",
-                text="requests look like harvesting of the model"
-                + (f": {strongest}" if strongest else ""),
+                text="requests look like harvesting of the model",
                 technique="AML.T0024.002",
             ),
-            signals=signals,
             identity={scope: value for scope, value in scopes.items() if value},
         )
 
-    def _explain(self, account: str, population: str) -> tuple[float, tuple[Signal, ...]]:
-        """The account's evidence, and the strongest signals of its worst block."""
+    def _strongest(self, account: str) -> str:
+        """The population in which the account's evidence is rarest among customers."""
+        rates = self._accounts[account].rates
+        return min(rates, key=lambda name: (rates[name], name))
+
+    def _evidence(self, account: str, population: str) -> float:
         if population in self._vectors:
-            vectors = self._vectors[population]
-            return vectors.of(account), tuple(
+            return self._vectors[population].of(account)
+        texts = self._texts[population]
+        return float(texts["evidence"][texts.accounts[account]])
+
+    def _explained(self, verdict: Verdict) -> Verdict:
+        """The same with the strongest signals of the account's worst block."""
+        signals = self._signals(verdict.value, self._strongest(verdict.value))
+        reason = verdict.reason
+        if signals:
+            strongest = ", ".join(signal.text for signal in signals[:2])
+            reason = msgspec.structs.replace(reason, text=f"{reason.text}: {strongest}")
+        return msgspec.structs.replace(verdict, reason=reason, signals=signals)
+
+    def _signals(self, account: str, population: str) -> tuple[Signal, ...]:
+        if population in self._vectors:
+            return tuple(
                 Signal(name=name, value=value, typical=(low, high), weight=weight, text=text)
-                for name, value, low, high, weight, text in vectors.signals(account)[:_SIGNALS]
+                for name, value, low, high, weight, text in self._vectors[population].signals(
+                    account
+                )[:_SIGNALS]
             )
         texts = self._texts[population]
         models = self._models.text
@@ -473,7 +489,7 @@ class Judge:
         # Shares of the sum of all contributions' sizes: those that speak for the account are < 0.
         total = float(np.abs(shares).sum()) or 1.0
         order = np.argsort(-shares, kind="stable")[:_SIGNALS]
-        signals = tuple(
+        return tuple(
             Signal(
                 name=NAMES[models.used[i]],
                 value=float(features[i]),
@@ -484,7 +500,6 @@ class Judge:
             for i in order
             if shares[i] > 0.0
         )
-        return float(texts["evidence"][row]), signals
 
     def _pack(self, *, changes: bool) -> bytes:
         names = sorted(self._changed) if changes else list(self._accounts)

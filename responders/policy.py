@@ -133,6 +133,10 @@ class Policy:
                 decisions.append(self._issue(verdict, rung, now, scorer, baseline))
         return decisions
 
+    def would_issue(self, verdict: Verdict, now: float) -> bool:
+        """Whether `decide` would issue on this verdict: only then is it worth explaining."""
+        return self._reached(verdict, now) is not None
+
     def feedback(self, feedback: Feedback, now: float) -> list[Decision]:
         """Apply a command at the tick that ends at `now`.
 
