@@ -4,7 +4,7 @@ A population keeps a bounded reservoir of customers' rows and a bounded list of 
 features. A block is measured against the reservoir in ways that do not depend on the number or
 the meaning of the dimensions, each figure is put on the scale of the log's own earlier blocks
 (median, interquartile range), and boosted trees learned on other data sets turn the result into
-log-odds of harvesting. docs/decisions/0050 to 0052 say what was measured.
+log-odds of harvesting. docs/decisions/0050 and 0051 say what was measured.
 """
 
 from __future__ import annotations
