@@ -53,8 +53,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     thieves: float = 0.09
     customers: int = 2600
     max_events: int = 800_000
-    most_cover: float = 0.5
+    most_cover: float = 0.9
     families: tuple[str, ...] = tuple(harvesters.FAMILIES)
+    sizes: tuple[int, ...] = harvesters.SIZES  # nominal accounts of a campaign
     traffic: str = "text"  # or "vectors"
     invented_models: int = 2  # vectors: models beside those of the sources
 
@@ -112,7 +113,7 @@ def _compose_text(week: _Week, sources: Sources, rng: Rng, settings: Settings) -
     registry.pool(honest, 0.2, "network", 15)
     registry.pool(honest, 0.1, "client", 15)
     drawn = harvesters.campaigns(
-        rng, settings.thief_accounts, settings.families, settings.most_cover
+        rng, settings.thief_accounts, settings.families, settings.most_cover, settings.sizes
     )
     for number, campaign in enumerate(drawn):
         members = [registry.account() for _ in range(campaign.accounts)]
@@ -124,12 +125,14 @@ def _compose_text(week: _Week, sources: Sources, rng: Rng, settings: Settings) -
         traits: dict[str, str | float] = {
             "family": campaign.family,
             "size": campaign.size,
+            "requests": campaign.requests,
             "assignment": campaign.assignment,
             "timing": campaign.timing,
             "joining": campaign.joining,
             "duration": round(campaign.duration),
             "cover": round(campaign.cover, 3),
             "length_matched": int(campaign.length_matched),
+            "low_and_slow": int(campaign.low_and_slow),
         }
         traits |= {f"shared_{hint}": round(share, 3) for hint, share in campaign.shared.items()}
         label = Label(True, campaign.group, f"campaign-{number}", traits)
@@ -355,7 +358,22 @@ def main() -> None:
     parser.add_argument("--customers", type=int, help="default 2600, with --vectors 1300")
     parser.add_argument("--max-events", type=int, default=800_000, help="of customers, about")
     parser.add_argument(
-        "--most-cover", type=float, default=0.5, help="largest share of cover traffic"
+        "--most-cover", type=float, default=0.9, help="largest share of cover traffic"
+    )
+    parser.add_argument(
+        "--families",
+        nargs="+",
+        choices=tuple(harvesters.FAMILIES),
+        default=tuple(harvesters.FAMILIES),
+        help="what campaigns ask (text)",
+    )
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        type=int,
+        choices=harvesters.SIZES,
+        default=harvesters.SIZES,
+        help="nominal accounts of a campaign (text)",
     )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--text-only", dest="traffic", action="store_const", const="text")
@@ -373,6 +391,8 @@ def main() -> None:
             customers=options.customers or (2600 if options.traffic == "text" else 1300),
             max_events=options.max_events,
             most_cover=options.most_cover,
+            families=tuple(options.families),
+            sizes=tuple(options.sizes),
             traffic=options.traffic,
         ),
     )

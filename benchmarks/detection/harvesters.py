@@ -21,18 +21,24 @@ __all__ = ["ASSIGNMENTS", "FAMILIES", "SIZES", "TIMINGS", "Campaign", "campaigns
 Ints = NDArray[np.int64]
 Rng = np.random.Generator
 
-SIZES: Final = (1, 10, 50, 200)
+SIZES: Final = (1, 10, 50, 200, 1000)
 TIMINGS: Final = (*arrivals.PATTERNS, "human", "production")
+_SLOW_TIMINGS: Final = ("fixed", "jittered", "poisson", "production")
 ASSIGNMENTS: Final = ("random", "round_robin", "topic")
 # How often a campaign of nominally so many accounts is drawn, and its requests an account:
 # (median, spread, least, most).
-_SIZE_WEIGHTS: Final = {1: 0.34, 10: 0.36, 50: 0.22, 200: 0.08}
+_SIZE_WEIGHTS: Final = {1: 0.34, 10: 0.36, 50: 0.22, 200: 0.08, 1000: 0.01}
+_LEAST_OF_SIZE: Final = 0.7  # a campaign has .7 to 1.2 of the accounts that its row is named for
 _REQUESTS: Final = {
     1: (1500.0, 0.8, 300, 8000),
     10: (250.0, 0.8, 60, 2000),
     50: (110.0, 0.5, 60, 600),
     200: (85.0, 0.2, 60, 120),
+    1000: (85.0, 0.2, 60, 120),
 }
+_COVERED: Final = 0.4  # of the campaigns; of these, so many hide half of their requests or more:
+_MOSTLY_COVER: Final = 0.25
+_LOW_AND_SLOW: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,7 @@ class Campaign:
     duration: float  # seconds that one account is active, about
     cover: float  # share of an account's requests that are other people's ordinary messages
     length_matched: bool
+    low_and_slow: bool = False
     shared: dict[str, float] = field(default_factory=dict)  # hint → share of accounts that share it
 
     @property
@@ -57,27 +64,40 @@ class Campaign:
 
 
 def campaigns(
-    rng: Rng, accounts: int, families: Sequence[str], most_cover: float
+    rng: Rng,
+    accounts: int,
+    families: Sequence[str],
+    most_cover: float,
+    sizes: Sequence[int] = SIZES,
 ) -> list[Campaign]:
-    """Campaigns with `accounts` accounts in all: families take turns, sizes are drawn."""
+    """Campaigns with `accounts` accounts in all: families take turns, sizes are drawn.
+
+    Accounts that are too few for any of `sizes` stay unused.
+
+    Raises:
+        ValueError: all of them are too few.
+    """
     deck: list[str] = []
     drawn: list[Campaign] = []
     left = accounts
-    while left > 0:
-        fitting = [s for s in SIZES if s <= max(left, 1)]
+    while fitting := [s for s in sizes if max(_LEAST_OF_SIZE * s, 1) <= left]:
         weights = np.array([_SIZE_WEIGHTS[s] for s in fitting])
         size = int(rng.choice(fitting, p=weights / weights.sum()))
-        actual = 1 if size == 1 else min(max(2, round(size * rng.uniform(0.8, 1.2))), left)
+        share = rng.uniform(0.8, 1.2)
+        actual = 1 if size == 1 else min(max(2, round(size * share)), left)
         if not deck:
             deck = [families[i] for i in rng.permutation(len(families)).tolist()]
         drawn.append(_campaign(rng, deck.pop(), size, actual, most_cover))
         left -= actual
+    if accounts and not drawn:
+        raise ValueError(f"{accounts} accounts are too few for campaigns of {min(sizes)}")
     return drawn
 
 
 def _campaign(rng: Rng, family: str, size: int, accounts: int, most_cover: float) -> Campaign:
     median, sigma, least, most = _REQUESTS[size]
-    small = size > 1 and rng.random() < 0.3
+    slow = rng.random() < _LOW_AND_SLOW
+    small = slow or (size > 1 and rng.random() < 0.3)
     requests = (
         rng.integers(60, 121)
         if small
@@ -85,6 +105,8 @@ def _campaign(rng: Rng, family: str, size: int, accounts: int, most_cover: float
     )
     duration = float(np.clip(rng.lognormal(math.log(1.2 * DAY), 1.4), 1800.0, WEEK * 0.95))
     joining = 0.0 if size == 1 else float(rng.choice([0.0, 600.0, DAY, 3 * DAY, 5 * DAY]))
+    if slow:  # ten to twenty requests a day, all week
+        duration, joining = float(rng.uniform(0.85, 0.95)) * WEEK, 0.0
     linked = str(rng.choice(["none", "network", "payment", "both"], p=(0.4, 0.25, 0.2, 0.15)))
     shared = {}
     if linked in ("network", "both"):
@@ -99,15 +121,23 @@ def _campaign(rng: Rng, family: str, size: int, accounts: int, most_cover: float
         accounts=accounts,
         requests=int(requests),
         assignment=str(rng.choice(ASSIGNMENTS)),
-        timing=str(rng.choice(TIMINGS)),
+        timing=str(rng.choice(_SLOW_TIMINGS if slow else TIMINGS)),
         joining=joining,
         duration=duration,
-        cover=float(rng.uniform(0.05, most_cover))
-        if rng.random() < 0.4 and most_cover > 0.05
-        else 0.0,
+        cover=_cover_share(rng, most_cover),
         length_matched=bool(rng.random() < 0.2) and family not in ("natural", "teacher_templates"),
+        low_and_slow=slow,
         shared=shared,
     )
+
+
+def _cover_share(rng: Rng, most: float) -> float:
+    """The share of an account's requests that hide the others: usually none, at most `most`."""
+    if most <= 0.05 or rng.random() >= _COVERED:
+        return 0.0
+    if most > 0.5 and rng.random() < _MOSTLY_COVER:
+        return float(rng.uniform(0.5, most))
+    return float(rng.uniform(0.05, min(most, 0.5)))
 
 
 def harvest(
@@ -128,7 +158,8 @@ def harvest(
     one_shape = rng.random() < 0.85
     # What they use for their own requests is nobody's business but theirs: often nothing at all.
     shape = material.shape(rng, chatty=0.08, headed=0.3)
-    start = rng.uniform(0, max(WEEK - campaign.joining - min(campaign.duration, 5 * DAY), 60.0))
+    least = campaign.duration if campaign.low_and_slow else min(campaign.duration, 5 * DAY)
+    start = rng.uniform(0, max(WEEK - campaign.joining - least, 60.0))
     night = rng.random() < 0.3
     out = []
     for account in range(campaign.accounts):

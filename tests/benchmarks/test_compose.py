@@ -132,7 +132,7 @@ def test_the_same_week_is_the_same_file(composed: Composed, tmp_path: Path) -> N
 
 def test_every_kind_and_family_is_drawn_over_a_few_weeks(data: Path) -> None:
     groups = set()
-    for seed in range(3):
+    for seed in range(6):
         _, labels = compose("calibrate", seed, data, SMALL)
         groups |= {label.group.split(" x")[0] for label in labels.values()}
     assert groups >= set(harvesters.FAMILIES)
