@@ -66,6 +66,8 @@ ROWS: Final = (
     Column("head", "uint32", _SLOT),
     Column("tail", "uint32", _SLOT),
     Column("text", "uint64", _SLOT),
+    Column("signs", "uint8", _SLOT),
+    Column("answer", "float32", _SLOT),
 )
 VECTORS: Final = (
     Column("dims", "int32"),
@@ -111,6 +113,8 @@ class Rows(NamedTuple):
     head: Any
     tail: Any
     text: Any
+    signs: Any
+    answer: Any
 
 
 class Vectors(NamedTuple):
@@ -146,6 +150,8 @@ class Batch(NamedTuple):
     row: Any  # int32 (E,)
     ts: Any  # float64 (E,), arrival
     latency: Any  # float64 (E,), seconds
+    answer: Any  # float32 (E,), tokens, 0 where they are not logged
+    opens_up: Any  # uint8 (E,), features.kernels.OPENS_UP or 0, by the request's parameters
     data: Any  # uint8
     lo: Any  # int64 (E,)
     hi: Any  # int64 (E,)
@@ -188,6 +194,8 @@ class Closed(NamedTuple):
     head: Any
     tail: Any
     text: Any
+    signs: Any
+    answer: Any
     sketch_sum: Any
     sketched: Any
     minhash: Any
@@ -219,6 +227,8 @@ def closed() -> Closed:
         head=np.zeros(slot, np.uint32),
         tail=np.zeros(slot, np.uint32),
         text=np.zeros(slot, np.uint64),
+        signs=np.zeros(slot, np.uint8),
+        answer=np.zeros(slot, np.float32),
         sketch_sum=np.zeros((OUT_BLOCKS, SKETCH_DIMS), np.float32),
         sketched=np.zeros(OUT_BLOCKS, np.int32),
         minhash=np.zeros((OUT_BLOCKS, 16), np.uint32),
@@ -298,6 +308,8 @@ def _give_out(r, final, time, rows, vectors, accounts, out, b):  # type: ignore[
         out.head[b, i] = rows.head[r, i]
         out.tail[b, i] = rows.tail[r, i]
         out.text[b, i] = rows.text[r, i]
+        out.signs[b, i] = rows.signs[r, i]
+        out.answer[b, i] = rows.answer[r, i]
     out.sketch_sum[b, :] = rows.sketch_sum[r, :]
     out.sketched[b] = rows.sketched[r]
     out.minhash[b, :] = rows.minhash[r, :]
@@ -439,6 +451,8 @@ def fold(  # type: ignore[no-untyped-def]
         rows.events[r] += 1
         rows.ts[r, i] = batch.ts[e]
         rows.latency[r, i] = batch.latency[e]
+        rows.answer[r, i] = batch.answer[e]
+        rows.signs[r, i] = batch.opens_up[e]
         lo, hi = batch.lo[e], batch.hi[e]
         rows.length[r, i] = hi - lo
         v = rows.vector[r]
@@ -451,13 +465,14 @@ def fold(  # type: ignore[no-untyped-def]
             rows.text[r, i] = hash_bytes(batch.data, lo, hi)
             _put_vector(v, i, vectors, batch, e)
         else:
-            entropy, words, fresh, norm2, text = read_text(
+            entropy, words, fresh, norm2, text, signs = read_text(
                 batch.data, lo, hi, counts, sketch, rows.seen[r], rows.minhash[r]
             )
             rows.entropy[r, i] = entropy
             rows.words[r, i] = words
             rows.fresh_words[r, i] = fresh
             rows.text[r, i] = text
+            rows.signs[r, i] |= np.uint8(signs)
             rows.head[r, i], rows.tail[r, i] = head_tail(batch.data, lo, hi)
             if norm2 > 0.0:
                 scale = 1.0 / np.sqrt(norm2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -32,10 +32,11 @@ from detector.state import Column, StateMismatch, Table, pack, unpack
 from features import FAMILIES, NAMES
 from features.base import Slots
 from features.clustering import fingerprints
+from features.kernels import OPENS_UP
 
 __all__ = ["PartitionMeasure"]
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _MAX_LABELS: Final = 4096  # a model with more classes than this shares the last code
 _MAX_CACHED: Final = 1 << 16  # endpoints may hold whatever a caller puts into a path
 _MAX_FLOAT32: Final = 3.4e38
@@ -194,6 +195,7 @@ class PartitionMeasure:
         value_hi = np.zeros(n, np.int64)
         value_size = 0
         labels: dict[int, tuple[int, float]] = {}
+        opens_up = np.zeros(n, np.uint8)
         for e, event in enumerate(events):
             name = event.account
             account = account_of.get(name, -1)
@@ -212,6 +214,8 @@ class PartitionMeasure:
                 rows.append(-1)
                 lengths.append(0)
                 continue
+            if event.params is not None and _opens_up(event.params):
+                opens_up[e] = OPENS_UP
             content = event.input
             if type(content) is str:
                 kind = _TEXT
@@ -257,6 +261,10 @@ class PartitionMeasure:
             row=np.array(rows, dtype=np.int32),
             ts=np.array([event.ts for event in events], dtype=np.float64),
             latency=np.array([event.latency_ms or 0.0 for event in events]) / 1000.0,
+            answer=np.fromiter(
+                (event.output_tokens or 0.0 for event in events), np.float32, count=n
+            ),
+            opens_up=opens_up,
             data=np.frombuffer(b"".join(pieces), dtype=np.uint8),
             lo=hi - sizes,
             hi=hi,
@@ -333,6 +341,8 @@ class PartitionMeasure:
             head=out.head[:count],
             tail=out.tail[:count],
             text=out.text[:count],
+            signs=out.signs[:count],
+            answer=out.answer[:count],
             sketch_sum=out.sketch_sum[:count],
             sketched=out.sketched[:count],
             minhash=out.minhash[:count],
@@ -542,6 +552,17 @@ def _identity(event: Event) -> Identity:
         event.endpoint,
         event.model,
         event.links or {},
+    )
+
+
+def _opens_up(params: Mapping[str, Any]) -> bool:
+    """Whether a request asks for more of the model than its answer."""
+    choices = params.get("n")
+    return bool(
+        params.get("logprobs")
+        or params.get("top_logprobs")
+        or params.get("logit_bias")
+        or (isinstance(choices, int) and choices > 1)
     )
 
 

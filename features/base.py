@@ -65,6 +65,8 @@ class Slots:
         head: uint32 (B, 32), hash of the input's first 40 bytes.
         tail: uint32 (B, 32), hash of its last 24 bytes.
         text: uint64 (B, 32), hash of the whole input.
+        signs: uint8 (B, 32), how the input is put, bits as `features.signs.SIGNS` names them.
+        answer: float32 (B, 32), tokens of the answer, 0 where they are not logged.
         sketch_sum: float32 (B, 128), sum of the events' sketches, each of norm 1 (0: no words).
         sketched: int32 (B,), events whose sketch is not 0.
         minhash: uint32 (B, 16), one-permutation MinHash of the block's words.
@@ -82,6 +84,8 @@ class Slots:
     head: Array
     tail: Array
     text: Array
+    signs: Array
+    answer: Array
     sketch_sum: Array
     sketched: Array
     minhash: Array

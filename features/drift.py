@@ -19,7 +19,18 @@ _KEEP = 0.8  # weight of the past against a new block: half of it is 3 blocks ol
 
 @njit(cache=True)
 def _measure(  # type: ignore[no-untyped-def]
-    n_events, index, final, length, sketch_sum, minhash, rows, past, past_minhash, past_stats, out
+    n_events,
+    index,
+    final,
+    length,
+    sketch_sum,
+    sketched,
+    minhash,
+    rows,
+    past,
+    past_minhash,
+    past_stats,
+    out,
 ):
     for b in range(len(n_events)):
         r = rows[b]
@@ -48,8 +59,13 @@ def _measure(  # type: ignore[no-untyped-def]
             out[b, 1] = 1.0 - same / minhash.shape[1]
             out[b, 2] = abs(log_length - past_stats[r, 1])
             out[b, 3] = 1.0
+            # Mean cosine between pairs of inputs within the block, less that between the block's
+            # and earlier ones: near 0 when requests are drawn at random from one pool.
+            k = sketched[b]
+            if k > 1:
+                out[b, 4] = (norm2 - k) / (k * (k - 1.0)) - dot / k
         if final[b]:
-            scale = 1.0 / np.sqrt(norm2) if norm2 > 0.0 else 0.0
+            scale = 1.0 / sketched[b] if sketched[b] > 0 else 0.0
             keep = _KEEP if blocks > 0 else 0.0
             for j in range(sketch_sum.shape[1]):
                 past[r, j] = keep * past[r, j] + (1.0 - keep) * scale * sketch_sum[b, j]
@@ -60,15 +76,16 @@ def _measure(  # type: ignore[no-untyped-def]
 
 
 class Drift:
-    """Four numbers of the distance to the account's earlier blocks; zeros for its first."""
+    """Five numbers of the distance to the account's earlier blocks; zeros for its first."""
 
     name = "drift"
-    version = 1
+    version = 2
     features = (
         Feature("topic", "1 - cosine to the account's earlier inputs; 0 when it stays on topic"),
         Feature("vocabulary", "share of the MinHash that differs from the block before"),
         Feature("length", "change of the mean log length"),
         Feature("has_past", "1 when the account had an earlier block"),
+        Feature("sessions", "likeness of the block's inputs to one another less that to earlier"),
     )
     state = (
         StateColumn("past", (128,), "float32"),
@@ -84,6 +101,7 @@ class Drift:
             slots.final,
             slots.length,
             slots.sketch_sum,
+            slots.sketched,
             slots.minhash,
             rows,
             state["past"],

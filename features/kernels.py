@@ -13,13 +13,27 @@ from typing import Final
 import numpy as np
 from numba import njit
 
-__all__ = ["HEAD_BYTES", "TAIL_BYTES", "hash_bytes", "head_tail", "mix", "read_text"]
+from features.signs import PAIRS, SIGNS, WORDS
+
+__all__ = [
+    "HEAD_BYTES",
+    "OPENS_UP",
+    "SIGNS",
+    "TAIL_BYTES",
+    "hash_bytes",
+    "head_tail",
+    "mix",
+    "read_text",
+]
 
 HEAD_BYTES: Final = 40
 TAIL_BYTES: Final = 24
 _OFFSET = np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits
 _PRIME = np.uint64(0x100000001B3)
 _MAX_WORD = 32  # scripts without spaces would make one word of a whole text
+OPENS_UP: Final = 1 << SIGNS.index("opens_up")
+_ASKS = np.uint64(1 << SIGNS.index("asks"))
+_QUESTION_MARK = np.uint8(63)
 _MIN_SKETCH_WORD = 4  # shorter words are mostly grammar: alike in everybody's text
 
 # k·log2(k) for the byte counts of ordinary inputs: 256 logarithms an input would cost 2 µs.
@@ -64,6 +78,18 @@ def head_tail(buf, lo, hi):  # type: ignore[no-untyped-def]
     return np.uint32(head >> np.uint64(32)), np.uint32(tail >> np.uint64(32))
 
 
+@njit(cache=True, inline="always")
+def _looked_up(table, key):  # type: ignore[no-untyped-def]
+    # Bits of a word or pair, 0 for one that is not in the table.
+    size = np.uint64(table.shape[0] - 1)
+    place = key & size
+    while table[place, 0] != np.uint64(0):
+        if table[place, 0] == key:
+            return table[place, 1]
+        place = (place + np.uint64(1)) & size
+    return np.uint64(0)
+
+
 @njit(cache=True)
 def read_text(buf, lo, hi, counts, sketch, seen, minhash):  # type: ignore[no-untyped-def]
     """Read one text input.
@@ -77,7 +103,7 @@ def read_text(buf, lo, hi, counts, sketch, seen, minhash):  # type: ignore[no-un
 
     Returns:
         Byte entropy in bits, words, words not seen in the block before, squared norm of the
-        sketch, 64-bit hash of the text.
+        sketch, 64-bit hash of the text, signs of how it is put (bits, as SIGNS names them).
     """
     counts[:] = 0
     sketch[:] = 0.0
@@ -86,10 +112,15 @@ def read_text(buf, lo, hi, counts, sketch, seen, minhash):  # type: ignore[no-un
     length = 0
     h = _OFFSET
     whole = _OFFSET
+    signs = np.uint64(0)
+    before = np.uint64(0)  # hash of the word before
+    last = np.uint8(0)  # last byte that is not white space
     for i in range(lo, hi + 1):
         c = np.uint8(0)
         if i < hi:
             b = buf[i]
+            if b > 32:
+                last = b
             counts[b] += 1
             whole = (whole ^ np.uint64(b)) * _PRIME
             c = _WORD[b]
@@ -99,6 +130,13 @@ def read_text(buf, lo, hi, counts, sketch, seen, minhash):  # type: ignore[no-un
             continue
         if length:
             w = mix(h)
+            found = _looked_up(WORDS, w)
+            if words == 0:
+                signs |= found & np.uint64(255)
+            else:
+                signs |= _looked_up(PAIRS, mix((before * np.uint64(3)) ^ w))
+            signs |= found >> np.uint64(8)
+            before = w
             words += 1
             if length >= _MIN_SKETCH_WORD:
                 sign = 1.0 if w & np.uint64(128) else -1.0
@@ -131,5 +169,9 @@ def read_text(buf, lo, hi, counts, sketch, seen, minhash):  # type: ignore[no-un
     norm2 = 0.0
     for k in range(128):
         norm2 += sketch[k] * sketch[k]
+    if last == _QUESTION_MARK:
+        signs |= _ASKS
     whole = mix(whole)
-    return entropy, words, fresh, norm2, whole if whole != np.uint64(0) else np.uint64(1)
+    if whole == np.uint64(0):
+        whole = np.uint64(1)
+    return entropy, words, fresh, norm2, whole, signs

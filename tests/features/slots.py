@@ -37,6 +37,8 @@ _SHAPES: Mapping[str, tuple[tuple[int, ...], str]] = {
     "head": ((BLOCK_EVENTS,), "uint32"),
     "tail": ((BLOCK_EVENTS,), "uint32"),
     "text": ((BLOCK_EVENTS,), "uint64"),
+    "signs": ((BLOCK_EVENTS,), "uint8"),
+    "answer": ((BLOCK_EVENTS,), "float32"),
     "sketch_sum": ((SKETCH_DIMS,), "float32"),
     "sketched": ((), "int32"),
     "minhash": ((_MINHASH,), "uint32"),
@@ -97,7 +99,7 @@ def of_requests(requests: Sequence[Request], *, index: int = 0, final: bool = Tr
     sketch = np.zeros(SKETCH_DIMS)
     for i, request in enumerate(requests):
         data = np.frombuffer(request.text.encode(), np.uint8)
-        entropy, words, fresh, norm2, text = read_text(
+        entropy, words, fresh, norm2, text, signs = read_text(
             data, 0, len(data), counts, sketch, seen, slots.minhash[0]
         )
         slots.ts[0, i] = request.ts
@@ -107,6 +109,7 @@ def of_requests(requests: Sequence[Request], *, index: int = 0, final: bool = Tr
         slots.words[0, i] = words
         slots.fresh_words[0, i] = fresh
         slots.text[0, i] = text
+        slots.signs[0, i] = signs
         slots.head[0, i], slots.tail[0, i] = head_tail(data, 0, len(data))
         if norm2 > 0.0:
             slots.sketch_sum[0] += (sketch / np.sqrt(norm2)).astype(np.float32)
