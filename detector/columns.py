@@ -63,6 +63,8 @@ ROWS: Final = (
     Column("entropy", "float32", _SLOT),
     Column("words", "int32", _SLOT),
     Column("fresh_words", "int32", _SLOT),
+    Column("function_words", "int32", _SLOT),
+    Column("odd_pairs", "int32", _SLOT),
     Column("head", "uint32", _SLOT),
     Column("tail", "uint32", _SLOT),
     Column("text", "uint64", _SLOT),
@@ -110,6 +112,8 @@ class Rows(NamedTuple):
     entropy: Any
     words: Any
     fresh_words: Any
+    function_words: Any
+    odd_pairs: Any
     head: Any
     tail: Any
     text: Any
@@ -191,6 +195,8 @@ class Closed(NamedTuple):
     entropy: Any
     words: Any
     fresh_words: Any
+    function_words: Any
+    odd_pairs: Any
     head: Any
     tail: Any
     text: Any
@@ -224,6 +230,8 @@ def closed() -> Closed:
         entropy=np.zeros(slot, np.float32),
         words=np.zeros(slot, np.int32),
         fresh_words=np.zeros(slot, np.int32),
+        function_words=np.zeros(slot, np.int32),
+        odd_pairs=np.zeros(slot, np.int32),
         head=np.zeros(slot, np.uint32),
         tail=np.zeros(slot, np.uint32),
         text=np.zeros(slot, np.uint64),
@@ -305,6 +313,8 @@ def _give_out(r, final, time, rows, vectors, accounts, out, b):  # type: ignore[
         out.entropy[b, i] = rows.entropy[r, i]
         out.words[b, i] = rows.words[r, i]
         out.fresh_words[b, i] = rows.fresh_words[r, i]
+        out.function_words[b, i] = rows.function_words[r, i]
+        out.odd_pairs[b, i] = rows.odd_pairs[r, i]
         out.head[b, i] = rows.head[r, i]
         out.tail[b, i] = rows.tail[r, i]
         out.text[b, i] = rows.text[r, i]
@@ -460,17 +470,21 @@ def fold(  # type: ignore[no-untyped-def]
             rows.entropy[r, i] = 0.0
             rows.words[r, i] = 0
             rows.fresh_words[r, i] = 0
+            rows.function_words[r, i] = 0
+            rows.odd_pairs[r, i] = 0
             rows.head[r, i] = 0
             rows.tail[r, i] = 0
             rows.text[r, i] = hash_bytes(batch.data, lo, hi)
             _put_vector(v, i, vectors, batch, e)
         else:
-            entropy, words, fresh, norm2, text, signs = read_text(
+            entropy, words, fresh, norm2, text, signs, function, odd = read_text(
                 batch.data, lo, hi, counts, sketch, rows.seen[r], rows.minhash[r]
             )
             rows.entropy[r, i] = entropy
             rows.words[r, i] = words
             rows.fresh_words[r, i] = fresh
+            rows.function_words[r, i] = function
+            rows.odd_pairs[r, i] = odd
             rows.text[r, i] = text
             rows.signs[r, i] |= np.uint8(signs)
             rows.head[r, i], rows.tail[r, i] = head_tail(batch.data, lo, hi)

@@ -338,6 +338,8 @@ class PartitionMeasure:
             entropy=out.entropy[:count],
             words=out.words[:count],
             fresh_words=out.fresh_words[:count],
+            function_words=out.function_words[:count],
+            odd_pairs=out.odd_pairs[:count],
             head=out.head[:count],
             tail=out.tail[:count],
             text=out.text[:count],

@@ -62,6 +62,8 @@ class Slots:
         entropy: float32 (B, 32), Shannon entropy of the input's bytes, bits, 0 to 8.
         words: int32 (B, 32), words of the input.
         fresh_words: int32 (B, 32), of these, words that the block had not seen before.
+        function_words: int32 (B, 32), of the words, articles, prepositions, pronouns and the like.
+        odd_pairs: int32 (B, 32), articles that such a word follows: rare in prose.
         head: uint32 (B, 32), hash of the input's first 40 bytes.
         tail: uint32 (B, 32), hash of its last 24 bytes.
         text: uint64 (B, 32), hash of the whole input.
@@ -81,6 +83,8 @@ class Slots:
     entropy: Array
     words: Array
     fresh_words: Array
+    function_words: Array
+    odd_pairs: Array
     head: Array
     tail: Array
     text: Array

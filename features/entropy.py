@@ -13,11 +13,11 @@ __all__ = ["Entropy"]
 
 
 @njit(cache=True)
-def _measure(n_events, entropy, length, words, fresh, out):  # type: ignore[no-untyped-def]
+def _measure(n_events, entropy, length, words, fresh, function, odd, out):  # type: ignore[no-untyped-def]
     for b in range(len(n_events)):
         n = n_events[b]
         mean = mean2 = log_length = log_length2 = size = size2 = total = new = 0.0
-        log_words = 0.0
+        log_words = grammar = strange = 0.0
         logs = np.empty(n)
         for i in range(n):
             mean += entropy[b, i]
@@ -29,6 +29,8 @@ def _measure(n_events, entropy, length, words, fresh, out):  # type: ignore[no-u
             size2 += float(length[b, i]) * length[b, i]
             total += words[b, i]
             new += fresh[b, i]
+            grammar += function[b, i]
+            strange += odd[b, i]
             log_words += np.log1p(words[b, i])
         mean /= n
         log_length /= n
@@ -42,13 +44,15 @@ def _measure(n_events, entropy, length, words, fresh, out):  # type: ignore[no-u
         out[b, 5] = logs[(3 * (n - 1)) // 4] - logs[(n - 1) // 4]
         out[b, 6] = log_words / n
         out[b, 7] = new / max(total, 1.0)
+        out[b, 8] = grammar / max(total, 1.0)
+        out[b, 9] = np.log1p(100.0 * strange / max(grammar, 1.0))
 
 
 class Entropy:
-    """Eight numbers of the inputs' bytes, lengths and words."""
+    """Ten numbers of the inputs' bytes, lengths and words."""
 
     name = "entropy"
-    version = 1
+    version = 2
     features = (
         Feature("bytes", "mean byte entropy of an input, bits; English prose has 4.1 to 4.5"),
         Feature("bytes_spread", "standard deviation of the byte entropy over the block"),
@@ -58,9 +62,20 @@ class Entropy:
         Feature("length_iqr", "interquartile range of the log length"),
         Feature("words", "mean log number of words of an input"),
         Feature("unique_words", "share of the block's words that the block had not used before"),
+        Feature("function_words", "share of the words that are articles, prepositions and the like"),
+        Feature("odd_pairs", "how often such a word follows an article; near 0 in prose"),
     )
     state: tuple[StateColumn, ...] = ()
 
     def measure(self, slots: Slots, rows: Array, state: Mapping[str, Array], out: Array) -> None:
         """See `features.base.Family`."""
-        _measure(slots.n, slots.entropy, slots.length, slots.words, slots.fresh_words, out)
+        _measure(
+            slots.n,
+            slots.entropy,
+            slots.length,
+            slots.words,
+            slots.fresh_words,
+            slots.function_words,
+            slots.odd_pairs,
+            out,
+        )

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numba import njit
 
-from features.signs import PAIRS, SIGNS, WORDS
+from features.signs import ARTICLE, FUNCTION, PAIRS, SIGNS, WORDS
 
 __all__ = [
     "HEAD_BYTES",
@@ -33,6 +33,8 @@ _PRIME = np.uint64(0x100000001B3)
 _MAX_WORD = 32  # scripts without spaces would make one word of a whole text
 OPENS_UP: Final = 1 << SIGNS.index("opens_up")
 _ASKS = np.uint64(1 << SIGNS.index("asks"))
+_ARTICLE = np.uint64(ARTICLE)
+_FUNCTION = np.uint64(FUNCTION)
 _QUESTION_MARK = np.uint8(63)
 _MIN_SKETCH_WORD = 4  # shorter words are mostly grammar: alike in everybody's text
 
@@ -103,7 +105,8 @@ def read_text(buf, lo, hi, counts, sketch, seen, minhash):  # type: ignore[no-un
 
     Returns:
         Byte entropy in bits, words, words not seen in the block before, squared norm of the
-        sketch, 64-bit hash of the text, signs of how it is put (bits, as SIGNS names them).
+        sketch, 64-bit hash of the text, signs of how it is put (bits, as SIGNS names them),
+        function words, articles that such a word follows.
     """
     counts[:] = 0
     sketch[:] = 0.0
@@ -114,6 +117,9 @@ def read_text(buf, lo, hi, counts, sketch, seen, minhash):  # type: ignore[no-un
     whole = _OFFSET
     signs = np.uint64(0)
     before = np.uint64(0)  # hash of the word before
+    article = False  # whether that was one
+    function = 0
+    odd = 0
     last = np.uint8(0)  # last byte that is not white space
     for i in range(lo, hi + 1):
         c = np.uint8(0)
@@ -135,7 +141,12 @@ def read_text(buf, lo, hi, counts, sketch, seen, minhash):  # type: ignore[no-un
                 signs |= found & np.uint64(255)
             else:
                 signs |= _looked_up(PAIRS, mix((before * np.uint64(3)) ^ w))
-            signs |= found >> np.uint64(8)
+            signs |= (found >> np.uint64(8)) & np.uint64(255)
+            if found & _FUNCTION:
+                function += 1
+                if article:
+                    odd += 1
+            article = (found & _ARTICLE) != np.uint64(0)
             before = w
             words += 1
             if length >= _MIN_SKETCH_WORD:
@@ -174,4 +185,4 @@ def read_text(buf, lo, hi, counts, sketch, seen, minhash):  # type: ignore[no-un
     whole = mix(whole)
     if whole == np.uint64(0):
         whole = np.uint64(1)
-    return entropy, words, fresh, norm2, whole, signs
+    return entropy, words, fresh, norm2, whole, signs, function, odd

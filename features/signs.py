@@ -11,7 +11,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PAIRS", "SIGNS", "WORDS", "word_hash"]
+__all__ = ["ARTICLE", "FUNCTION", "PAIRS", "SIGNS", "WORDS", "word_hash"]
+
+ARTICLE: Final = 1 << 16  # bits of a word of WORDS, beside its signs
+FUNCTION: Final = 1 << 17
+_ARTICLES: Final = "the a an"
+# Words of which half of any English prose consists, and which hardly ever follow an article.
+_FUNCTIONS: Final = """the a an of in to and is was for on with as by at from or but that which are
+    were be been has had have it its he she they his her their this these those not if when than
+    then there who into i you we my your our do does did will would can could should"""
 
 # Bits of an event's signs, in order. The first three look at how the input opens.
 SIGNS: Final = (
@@ -101,6 +109,10 @@ def _words() -> dict[int, int]:
             for word in words.split():
                 key = word_hash(word)
                 entries[key] = entries.get(key, 0) | 1 << (SIGNS.index(sign) + shift)
+    for bit, words in ((ARTICLE, _ARTICLES), (FUNCTION, _FUNCTIONS)):
+        for word in words.split():
+            key = word_hash(word)
+            entries[key] = entries.get(key, 0) | bit
     return entries
 
 

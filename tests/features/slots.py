@@ -34,6 +34,8 @@ _SHAPES: Mapping[str, tuple[tuple[int, ...], str]] = {
     "entropy": ((BLOCK_EVENTS,), "float32"),
     "words": ((BLOCK_EVENTS,), "int32"),
     "fresh_words": ((BLOCK_EVENTS,), "int32"),
+    "function_words": ((BLOCK_EVENTS,), "int32"),
+    "odd_pairs": ((BLOCK_EVENTS,), "int32"),
     "head": ((BLOCK_EVENTS,), "uint32"),
     "tail": ((BLOCK_EVENTS,), "uint32"),
     "text": ((BLOCK_EVENTS,), "uint64"),
@@ -99,7 +101,7 @@ def of_requests(requests: Sequence[Request], *, index: int = 0, final: bool = Tr
     sketch = np.zeros(SKETCH_DIMS)
     for i, request in enumerate(requests):
         data = np.frombuffer(request.text.encode(), np.uint8)
-        entropy, words, fresh, norm2, text, signs = read_text(
+        entropy, words, fresh, norm2, text, signs, function, odd = read_text(
             data, 0, len(data), counts, sketch, seen, slots.minhash[0]
         )
         slots.ts[0, i] = request.ts
@@ -108,6 +110,8 @@ def of_requests(requests: Sequence[Request], *, index: int = 0, final: bool = Tr
         slots.entropy[0, i] = entropy
         slots.words[0, i] = words
         slots.fresh_words[0, i] = fresh
+        slots.function_words[0, i] = function
+        slots.odd_pairs[0, i] = odd
         slots.text[0, i] = text
         slots.signs[0, i] = signs
         slots.head[0, i], slots.tail[0, i] = head_tail(data, 0, len(data))
