@@ -13,13 +13,16 @@ import math
 import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.detection import customers, harvesters, vectors
+from benchmarks.detection import adversaries, customers, harvesters, vectors
+from benchmarks.detection.adversaries import Rotation, Wrapper
 from benchmarks.detection.arrivals import WEEK
 from benchmarks.detection.identities import Account, Registry
 from benchmarks.detection.material import Material, Traffic
@@ -32,6 +35,7 @@ Rng = np.random.Generator
 WEEK_START: Final = 1_740_960_000.0  # Monday 3 March 2025, 00:00 UTC
 _ACCOUNT_BYTES: Final = 4_000_000
 _RETRY: Final = (429, 429, 500, 503, 502)
+_FRAMEWORK_USERS: Final = ("app", "batch", "long_prompt", "writer", "reseller")
 _REFUSED: Final = (400, 401, 403, 404, 413, 422, 429)
 
 
@@ -47,6 +51,10 @@ class Label(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What is in a week. `thieves` is their share of all accounts.
 
+    Campaigns take their form from `forms` in turn; adversaries.FORMS says what each means, and the
+    label's group ends with the form. `warmed` and `poisoner` take several weeks. In `weeks` all
+    customers are there each week; thieves of other forms come in the last.
+
     Events of vectors take 2 KB of memory: 1,300 customers make about 500,000 of them.
     """
 
@@ -58,6 +66,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sizes: tuple[int, ...] = harvesters.SIZES  # nominal accounts of a campaign
     traffic: str = "text"  # or "vectors"
     invented_models: int = 2  # vectors: models beside those of the sources
+    forms: tuple[str, ...] = ("plain",)
+    weeks: int = 1
+    rotation: Rotation = Rotation()
+    poison_a_day: float = 0.01
+    inputs: bool = True  # False: a log of metadata only
 
     @property
     def thief_accounts(self) -> int:
@@ -76,9 +89,10 @@ def compose_from(
 ) -> tuple[list[Event], dict[str, Label]]:
     """The same from sources at hand."""
     settings = settings or Settings()
+    _check(settings)
     rng = np.random.default_rng([seed, SPLITS.index(sources.split), 0x7E1])
     registry = Registry(rng, sources.user_agents)
-    week = _Week(registry, rng)
+    week = _Week(registry, rng, settings)
     if settings.traffic == "vectors":
         for part in vectors.week(
             sources, rng, settings.customers, settings.thief_accounts, settings.invented_models
@@ -90,21 +104,56 @@ def compose_from(
     return week.finish()
 
 
+def _check(settings: Settings) -> None:
+    for form in settings.forms:
+        if form not in adversaries.FORMS:
+            raise ValueError(f"no such form: {form!r}")
+        if form in ("warmed", "poisoner") and settings.weeks < 2:
+            raise ValueError(f"{form} accounts need two weeks or more")
+    if settings.traffic == "vectors" and (settings.weeks > 1 or settings.forms != ("plain",)):
+        raise ValueError("weeks of vectors have plain campaigns only, one week at a time")
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What thieves may see of a week's customers: how long texts are, and what wraps them."""
+
+    lengths: list[NDArray[np.int64]]
+    templates: list[tuple[Account, Wrapper]]
+
+
 def _compose_text(week: _Week, sources: Sources, rng: Rng, settings: Settings) -> None:
     material = Material(sources, rng)
+    seen = _customers(week, material, rng, settings)
+    drawn = harvesters.campaigns(
+        rng,
+        settings.thief_accounts,
+        settings.families,
+        settings.most_cover,
+        settings.sizes,
+        settings.forms,
+        settings.rotation,
+    )
+    for number, campaign in enumerate(drawn):
+        _campaign(week, material, rng, settings, campaign, f"campaign-{number}", seen)
+
+
+def _customers(week: _Week, material: Material, rng: Rng, settings: Settings) -> _Seen:
     registry = week.registry
-    plan = _planned(rng, settings)
     honest: list[Account] = []
-    lengths: list[np.ndarray] = []
-    for name, requests, accounts in plan:
+    seen = _Seen([], [])
+    for name, requests, accounts in _planned(rng, settings):
         kind = customers.KINDS[name]
-        traffic = kind.make(material, rng, requests, accounts)
+        traffic = customers.over(kind, material, rng, requests, accounts, settings.weeks)
         members = [registry.account() for _ in traffic]
         honest += members
         for account, one in zip(members, traffic, strict=True):
             week.add(account, one, Label(False, name))
-            if len(lengths) < 300 and len(one.texts) >= 20:
-                lengths.append(np.array([len(t) for t in one.texts[:2000]]))
+            if len(seen.lengths) < 300 and len(one.texts) >= 20:
+                seen.lengths.append(np.array([len(t) for t in one.texts[:2000]]))
+            if "framing" in settings.forms and len(one.texts) >= 40:
+                wrapper = Wrapper.of(one.texts[:500])
+                seen.templates += [(account, wrapper)] if wrapper else []
         if len(members) > 1 and rng.random() < kind.close:
             for hint in ("payment", "network", "client"):
                 if rng.random() < 0.7:
@@ -112,34 +161,92 @@ def _compose_text(week: _Week, sources: Sources, rng: Rng, settings: Settings) -
     registry.pool(honest, 0.2, "payment", 8)
     registry.pool(honest, 0.2, "network", 15)
     registry.pool(honest, 0.1, "client", 15)
-    drawn = harvesters.campaigns(
-        rng, settings.thief_accounts, settings.families, settings.most_cover, settings.sizes
-    )
-    for number, campaign in enumerate(drawn):
-        members = [registry.account() for _ in range(campaign.accounts)]
-        for hint, share in campaign.shared.items():
-            chosen = rng.permutation(len(members))[: math.ceil(share * len(members))].tolist()
-            groups = int(rng.integers(1, 4)) if len(chosen) > 8 else 1
-            for part in range(groups):
-                registry.share([members[i] for i in chosen[part::groups]], hint)
-        traits: dict[str, str | float] = {
-            "family": campaign.family,
-            "size": campaign.size,
-            "requests": campaign.requests,
-            "assignment": campaign.assignment,
-            "timing": campaign.timing,
-            "joining": campaign.joining,
-            "duration": round(campaign.duration),
-            "cover": round(campaign.cover, 3),
-            "length_matched": int(campaign.length_matched),
-            "low_and_slow": int(campaign.low_and_slow),
-        }
-        traits |= {f"shared_{hint}": round(share, 3) for hint, share in campaign.shared.items()}
-        label = Label(True, campaign.group, f"campaign-{number}", traits)
-        for account, one in zip(
-            members, harvesters.harvest(material, rng, campaign, lengths), strict=True
-        ):
-            week.add(account, one, label)
+    seen.templates = [seen.templates[i] for i in rng.permutation(len(seen.templates)).tolist()]
+    return seen
+
+
+def _campaign(
+    week: _Week,
+    material: Material,
+    rng: Rng,
+    settings: Settings,
+    campaign: harvesters.Campaign,
+    name: str,
+    seen: _Seen,
+) -> None:
+    registry = week.registry
+    victims: list[tuple[Account, Wrapper]] = []
+    if campaign.form == "framing":  # each by ten accounts, or by what there is
+        count = max(campaign.accounts // 10, 1)
+        victims, seen.templates = seen.templates[:count], seen.templates[count:]
+        if not victims:
+            raise ValueError("too few customers have a template that a thief could copy")
+    wrappers = [wrapper for _, wrapper in victims]
+    if campaign.form == "look_alikes":
+        wrappers = [Wrapper(material.head(rng))]
+    last = settings.weeks - 1
+    if campaign.form == "poisoner":
+        traffic = harvesters.poison(material, rng, campaign, settings.weeks, settings.poison_a_day)
+    else:
+        traffic = harvesters.harvest(material, rng, campaign, seen.lengths, wrappers)
+        if campaign.form == "warmed":
+            traffic = adversaries.warmed(material, rng, traffic, last)
+        else:
+            traffic = [one.later(last * WEEK) for one in traffic]
+    members = [registry.account() for _ in traffic]
+    for hint, share in campaign.shared.items():
+        chosen = rng.permutation(len(members))[: math.ceil(share * len(members))].tolist()
+        groups = int(rng.integers(1, 4)) if len(chosen) > 8 else 1
+        for part in range(groups):
+            registry.share([members[i] for i in chosen[part::groups]], hint)
+    label = Label(True, campaign.group, name, _traits(campaign))
+    for account, one in zip(members, traffic, strict=True):
+        week.add(account, one, label)
+    for i, (victim, _) in enumerate(victims):
+        for member in members[i :: len(victims)]:
+            registry.imitate(member, victim)
+        week.relabel(victim, "framed", name)
+    if campaign.form == "look_alikes":
+        innocent = _look_alikes(material, rng, len(members), wrappers[0], settings)
+        beside = [registry.account() for _ in innocent]
+        registry.share(members + beside, "client")
+        for account, one in zip(beside, innocent, strict=True):
+            week.add(account, one, Label(False, "look_alike", traits={"beside": name}))
+
+
+def _look_alikes(
+    material: Material, rng: Rng, thieves: int, wrapper: Wrapper, settings: Settings
+) -> list[Traffic]:
+    """Customers of the campaign's framework: 10 to 30 % of all who use it."""
+    share = rng.uniform(0.1, 0.3)
+    made: list[Traffic] = []
+    for _ in range(max(round(thieves * share / (1 - share)), 1)):
+        kind = customers.KINDS[_FRAMEWORK_USERS[int(rng.integers(len(_FRAMEWORK_USERS)))]]
+        n = min(customers.volume(rng, kind), 600)
+        made += [
+            Traffic(one.times, wrapper.around(one.texts))
+            for one in customers.over(kind, material, rng, n, 1, settings.weeks)
+        ]
+    return made
+
+
+def _traits(campaign: harvesters.Campaign) -> dict[str, str | float]:
+    traits: dict[str, str | float] = {
+        "family": campaign.family,
+        "size": campaign.size,
+        "requests": campaign.requests,
+        "assignment": campaign.assignment,
+        "timing": campaign.timing,
+        "joining": campaign.joining,
+        "duration": round(campaign.duration),
+        "cover": round(campaign.cover, 3),
+        "length_matched": int(campaign.length_matched),
+        "low_and_slow": int(campaign.low_and_slow),
+        "form": campaign.form,
+    }
+    if campaign.form == "rotated":
+        traits |= {"after": campaign.after, "lives": campaign.lives}
+    return traits | {f"shared_{hint}": round(s, 3) for hint, s in campaign.shared.items()}
 
 
 def _planned(rng: Rng, settings: Settings) -> list[tuple[str, int, int]]:
@@ -171,19 +278,28 @@ def _planned(rng: Rng, settings: Settings) -> list[tuple[str, int, int]]:
 class _Week:
     """Collects accounts and turns them into events at the end, when identities are settled."""
 
-    def __init__(self, registry: Registry, rng: Rng) -> None:
+    def __init__(self, registry: Registry, rng: Rng, settings: Settings) -> None:
         self.registry = registry
         self._rng = rng
+        self._span = settings.weeks * WEEK
+        self._inputs = settings.inputs
         self._text: list[tuple[Account, Traffic]] = []
         self._vector: list[tuple[Account, str, vectors.VectorTraffic]] = []
         self._labels: dict[str, Label] = {}
 
     def add(self, account: Account, traffic: Traffic, label: Label) -> None:
         size = np.cumsum([len(text) for text in traffic.texts])
-        traffic = traffic.trimmed(int(np.searchsorted(size, _ACCOUNT_BYTES)) + 1)
+        most = _ACCOUNT_BYTES * self._span / WEEK
+        traffic = traffic.trimmed(int(np.searchsorted(size, most)) + 1)
         if len(traffic.times):
             self._text.append((account, traffic))
             self._labels[account.name] = label
+
+    def relabel(self, account: Account, group: str, campaign: str) -> None:
+        """Put a customer into a group of its own, because of what a campaign does."""
+        label = self._labels[account.name]
+        traits: dict[str, str | float] = {"kind": label.group, "by": campaign}
+        self._labels[account.name] = Label(False, group, traits=traits)
 
     def add_vectors(self, members: Sequence[Account], part: vectors.Part) -> None:
         for hint, share in part.shared.items():
@@ -228,7 +344,7 @@ class _Week:
                 latency_ms=waited,
                 input_tokens=i,
                 output_tokens=o,
-                input=text,
+                input=text if self._inputs else None,
                 params=account.params[pick % len(account.params)],
                 served=True,
             )
@@ -265,7 +381,7 @@ class _Week:
                 model=model,
                 links=account.links,
                 latency_ms=waited,
-                input=x,
+                input=x if self._inputs else None,
                 output=Output(label=label, confidence=sure),
                 served=True,
             )
@@ -283,7 +399,7 @@ class _Week:
         return events + self._failures(account, events)
 
     def _clock(self, times: np.ndarray) -> list[float]:
-        stamps: list[float] = np.round(WEEK_START + np.clip(times, 0, WEEK), 3).tolist()
+        stamps: list[float] = np.round(WEEK_START + np.clip(times, 0, self._span), 3).tolist()
         return stamps
 
     def _failures(self, account: Account, events: Sequence[Event]) -> list[Event]:
@@ -375,6 +491,26 @@ def main() -> None:
         default=harvesters.SIZES,
         help="nominal accounts of a campaign (text)",
     )
+    parser.add_argument(
+        "--forms",
+        nargs="+",
+        choices=adversaries.FORMS,
+        default=("plain",),
+        help="forms of campaigns, in turn (text)",
+    )
+    parser.add_argument("--weeks", type=int, default=1, help="2 or more for warmed and poisoner")
+    parser.add_argument(
+        "--rotate",
+        nargs=2,
+        type=int,
+        metavar=("LEAST", "MOST"),
+        default=(8, 200),
+        help="rotated: requests after which an account is left",
+    )
+    parser.add_argument(
+        "--poison-a-day", type=float, default=0.01, help="poisoner: growth of what harvests"
+    )
+    parser.add_argument("--metadata-only", action="store_true", help="leave the inputs out")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--text-only", dest="traffic", action="store_const", const="text")
     kind.add_argument("--vectors", dest="traffic", action="store_const", const="vectors")
@@ -394,6 +530,11 @@ def main() -> None:
             families=tuple(options.families),
             sizes=tuple(options.sizes),
             traffic=options.traffic,
+            forms=tuple(options.forms),
+            weeks=options.weeks,
+            rotation=Rotation(*options.rotate),
+            poison_a_day=options.poison_a_day,
+            inputs=not options.metadata_only,
         ),
     )
     composed = time.perf_counter()
