@@ -1,6 +1,6 @@
 """Composes a labelled week of traffic.
 
-    python -m benchmarks.detection.compose --data DIR --split train --seed 1 --out DIR
+    python -m benchmarks.detection.compose [--data DIR] --split train --seed 1 --out DIR
 
 writes `events.jsonl.gz` (native events, sorted by arrival), `labels.json` and `composition.json`
 (what each account is made of).
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from benchmarks.detection import adversaries, customers, harvesters, vectors
 from benchmarks.detection.adversaries import Rotation, Wrapper
 from benchmarks.detection.arrivals import WEEK
+from benchmarks.detection.built_in import built_in
 from benchmarks.detection.identities import Account, Registry
 from benchmarks.detection.material import Material, Traffic
 from benchmarks.detection.sources import SPLITS, Sources, Split, load
@@ -78,9 +79,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compose(
-    split: Split, seed: int, data: Path, settings: Settings | None = None
+    split: Split, seed: int, data: Path | None, settings: Settings | None = None
 ) -> tuple[list[Event], dict[str, Label]]:
-    """One week: its events, sorted by `ts`, and a label for every account in them."""
+    """One week: its events, sorted by `ts`, and a label for every account in them.
+
+    Its sources are under the folder `data`, or without one those that the project makes itself.
+    """
+    settings = settings or Settings()
+    if data is None:
+        return compose_from(built_in(split, settings.traffic == "vectors"), seed, settings)
     return compose_from(load(data, split), seed, settings)
 
 
@@ -466,7 +473,7 @@ def main() -> None:
     parser = ArgumentParser(
         prog="python -m benchmarks.detection.compose", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder with the sources")
+    parser.add_argument("--data", type=Path, help="folder with the sources; default: built in")
     parser.add_argument("--split", choices=SPLITS, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)

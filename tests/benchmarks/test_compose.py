@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks.detection import customers, harvesters
 from benchmarks.detection.compose import WEEK_START, Label, Settings, compose, write
-from benchmarks.detection.sources import SPLITS, Sources, load, third
+from benchmarks.detection.sources import SPLITS, load, third
 from detector.events import Event, decode
+from tests.benchmarks.source_units import units
 from tests.benchmarks.tiny_sources import write_sources
 
 Composed = tuple[list[Event], dict[str, Label]]
@@ -36,23 +37,6 @@ def settings(request: pytest.FixtureRequest) -> Settings:
 @pytest.fixture(scope="module")
 def composed(data: Path, settings: Settings) -> Composed:
     return compose("train", 1, data, settings)
-
-
-def units(sources: Sources) -> dict[str, set[str]]:
-    """What must not occur in two splits."""
-    return {
-        "people": {person.name for person in sources.people},
-        "utterances": set(sources.utterances),
-        "questions": set(sources.questions),
-        "personas": set(sources.personas),
-        "tasks": set(sources.tasks),
-        "puzzles": set(sources.puzzles),
-        "problems": set(sources.problems),
-        "instructions": {text for texts in sources.instructions.values() for text in texts},
-        "templates": set(sources.teacher_templates),
-        "articles": set(sources.articles),
-        "clients": {client.name for client in sources.clients},
-    }
 
 
 def test_thirds_of_nine_units_are_three_each_and_together_all() -> None:
