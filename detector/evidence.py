@@ -250,8 +250,15 @@ class TextEvidence:
         """Of an account's served events, those since its evidence began."""
         return events - int(self._table["events_before"][row])
 
-    def watch(self, row: int, bar: float, most: int) -> list[str]:
-        """Look at the account for campaigns; the watched ones most alike, cosine at least `bar`."""
+    def holders(self, row: int) -> dict[str, int]:
+        """`keys`, and how many accounts have each."""
+        return {key: self._planes[key][1] for key in self._keys[row]}
+
+    def watch(self, row: int, bar: float, most: int) -> list[tuple[str, float]]:
+        """Look at the account for campaigns; the watched ones most alike, and the cosine.
+
+        At most `most`, of a cosine of at least `bar`, the nearest first.
+        """
         table = self._table
         eligible = table["watched"][: table.rows].copy()
         eligible[row] = False
@@ -259,7 +266,9 @@ class TextEvidence:
         dots = similarities(table["centred"], table.rows, table["centred"][row])
         rows, cosines = nearest(dots, most, eligible)
         return [
-            self._names[r] for r, c in zip(rows.tolist(), cosines.tolist(), strict=True) if c >= bar
+            (self._names[r], c)
+            for r, c in zip(rows.tolist(), cosines.tolist(), strict=True)
+            if c >= bar
         ]
 
     def clean(self, accounts: int) -> tuple[KindBaseline, list[float]]:

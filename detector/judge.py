@@ -19,7 +19,7 @@ import numpy as np
 
 from detector.baseline import Baseline, KindBaseline, Reference, e_value
 from detector.blocks import Block, Identity
-from detector.campaigns import Campaigns
+from detector.campaigns import Campaigns, Change, client_keys
 from detector.evidence import MIN_EVENTS, TextEvidence, link_keys
 from detector.score import TextModels, shipped
 from detector.settings import Settings
@@ -39,7 +39,7 @@ _VERSION: Final = 1
 _WATCH_RATE: Final = 1e-2  # evidence that 1 % of customers reach: linked into campaigns from here
 _SUSPECT_RATE: Final = 1e-3  # from here an account teaches no vector population
 _ALIKE_COSINE: Final = 0.5
-_ALIKE_MOST: Final = 5
+_ALIKE_MOST: Final = 8
 _SIGNALS: Final = 5
 _BAR_ACCOUNTS: Final = 100  # customers from which their own 95 % quantile is trusted
 _CLEAN_SKETCHES: Final = 4000  # customers whose sketches a baseline keeps
@@ -75,11 +75,13 @@ class Judgement:
 
     decisions: list[Decision] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
+    campaigns: list[Change] = field(default_factory=list)
 
     def extend(self, other: Judgement) -> None:
         """Append a later one."""
         self.decisions += other.decisions
         self.alerts += other.alerts
+        self.campaigns += other.campaigns
 
 
 class AccountSummary(msgspec.Struct):
@@ -338,6 +340,7 @@ class Judge:
             block = heapq.heappop(self._pending)[4]
             if self._take(block):
                 touched[block.account] = block.identity
+        judgement.campaigns += self.campaigns.advance(now)
         verdicts = []
         for account, identity in touched.items():
             verdict = self._verdict(account, identity)
@@ -352,16 +355,22 @@ class Judge:
     def _take(self, block: Block) -> bool:
         """Let a block move the evidence; whether it could say anything."""
         account = self._accounts.get(block.account)
+        met: list[str] = []
         if account is None:
             account = self._accounts[block.account] = AccountSummary()
+            met = client_keys(block.identity)
+            if block.kind == "vector":
+                met += link_keys(block.identity)
+        served = block.events - account.events.get(block.population, 0)
+        self.campaigns.passed(block.time, served, met)
         self._changed.add(block.account)
         if block.index > 0 or block.revision == 0:
             account.blocks += 1
         account.events[block.population] = block.events
         if block.kind == "text":
-            rate = self._take_text(block, account)
+            rate = self._take_text(block, account, served)
         elif block.kind == "vector":
-            rate = self._take_vector(block, account)
+            rate = self._take_vector(block, account, served)
         else:
             return False  # without inputs there is nothing that separates thieves from customers
         if rate is None:
@@ -373,7 +382,7 @@ class Judge:
         account.e_value = max(account.e_value, e_value(rate))
         return True
 
-    def _take_text(self, block: Block, account: AccountSummary) -> float | None:
+    def _take_text(self, block: Block, account: AccountSummary, served: int) -> float | None:
         if block.n < MIN_EVENTS:
             return None
         models = self._models.text
@@ -386,7 +395,8 @@ class Judge:
         rate = self._text_reference.rate(found)
         if rate <= _WATCH_RATE:
             alike = evidence.watch(row, _ALIKE_COSINE, _ALIKE_MOST)
-            self.campaigns.watch(block.account, evidence.keys(row), alike)
+            links = {**evidence.holders(row), **dict.fromkeys(client_keys(block.identity))}
+            self.campaigns.watch(block.account, links, alike, time=block.time, events=served)
         return rate
 
     def _text_evidence(self, population: str) -> TextEvidence:
@@ -403,7 +413,7 @@ class Judge:
         self._texts[population] = evidence
         return evidence
 
-    def _take_vector(self, block: Block, account: AccountSummary) -> float | None:
+    def _take_vector(self, block: Block, account: AccountSummary, served: int) -> float | None:
         evidence = self._vectors.get(block.population)
         if evidence is None:
             evidence = self._vector_evidence(block.population, block.dims)
@@ -413,7 +423,8 @@ class Judge:
             account.score = score
             rate = self._vector_reference.rate(evidence.of(block.account))
             if rate <= _WATCH_RATE:
-                self.campaigns.watch(block.account, link_keys(block.identity), ())
+                links = dict.fromkeys([*link_keys(block.identity), *client_keys(block.identity)])
+                self.campaigns.watch(block.account, links, time=block.time, events=served)
             if rate <= _SUSPECT_RATE:
                 evidence.suspect(block.account)
         evidence.learn(block)
@@ -525,7 +536,7 @@ class Judge:
                 "commanded": sorted(self._commanded),
                 "policy": self.policy.export(),
                 "findings": self._findings.export(),
-                "campaigns": self.campaigns.export(),
+                "campaigns": self.campaigns.export(changes),
                 "accounts": [(name, msgspec.to_builtins(self._accounts[name])) for name in names],
                 "texts": {name: texts.export(changes) for name, texts in self._texts.items()},
                 "vectors": {

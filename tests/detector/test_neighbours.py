@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -59,6 +59,7 @@ def test_one_account_s_direction_is_what_all_get_together() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 60), st.integers(1, 25), st.integers(1, 40))
+@settings(deadline=None)  # the first example compiles
 def test_few_are_compared_one_by_one(seed: int, rows: int, count: int, width: int) -> None:
     rng = np.random.default_rng(seed)
     directions = rng.integers(-2, 3, (rows, width)).astype(np.int8)  # with many equal ones
@@ -125,6 +126,7 @@ def test_of_equals_the_lower_rows_are_found_however_many_there_are() -> None:
 
 
 @given(st.integers(0, 2**32))
+@settings(deadline=None)  # the first example compiles
 def test_only_what_the_rows_are_now_counts(seed: int) -> None:
     """One by one, moved about and grown on the way, or all at once: the same is found."""
     rng = np.random.default_rng(seed)
