@@ -25,28 +25,16 @@ from benchmarks.detection import adversaries, customers, harvesters, vectors
 from benchmarks.detection.adversaries import Rotation, Wrapper
 from benchmarks.detection.arrivals import WEEK
 from benchmarks.detection.built_in import built_in
+from benchmarks.detection.event_log import WEEK_START, EventLog, Label
 from benchmarks.detection.identities import Account, Registry
 from benchmarks.detection.material import Material, Traffic
 from benchmarks.detection.sources import SPLITS, Sources, Split, load
-from detector.events import Event, Output
+from detector.events import Event
 
 __all__ = ["WEEK_START", "Label", "Settings", "compose", "compose_from", "write"]
 
 Rng = np.random.Generator
-WEEK_START: Final = 1_740_960_000.0  # Monday 3 March 2025, 00:00 UTC
-_ACCOUNT_BYTES: Final = 4_000_000
-_RETRY: Final = (429, 429, 500, 503, 502)
 _FRAMEWORK_USERS: Final = ("app", "batch", "long_prompt", "writer", "reseller")
-_REFUSED: Final = (400, 401, 403, 404, 413, 422, 429)
-
-
-class Label(msgspec.Struct, frozen=True):
-    """What an account is. `traits` says how its campaign, or its kind, was drawn."""
-
-    harvesting: bool
-    group: str
-    campaign: str | None = None
-    traits: dict[str, str | float] = {}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +53,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     most_cover: float = 0.9
     families: tuple[str, ...] = tuple(harvesters.FAMILIES)
     sizes: tuple[int, ...] = harvesters.SIZES  # nominal accounts of a campaign
-    traffic: str = "text"  # or "vectors"
+    traffic: str = "text"  # or "vectors", or "both"
+    vector_share: float = 0.2  # of the accounts, in "both"
     invented_models: int = 2  # vectors: models beside those of the sources
     forms: tuple[str, ...] = ("plain",)
     weeks: int = 1
@@ -87,7 +76,7 @@ def compose(
     """
     settings = settings or Settings()
     if data is None:
-        return compose_from(built_in(split, settings.traffic == "vectors"), seed, settings)
+        return compose_from(built_in(split, settings.traffic != "text"), seed, settings)
     return compose_from(load(data, split), seed, settings)
 
 
@@ -99,16 +88,25 @@ def compose_from(
     _check(settings)
     rng = np.random.default_rng([seed, SPLITS.index(sources.split), 0x7E1])
     registry = Registry(rng, sources.user_agents)
-    week = _Week(registry, rng, settings)
-    if settings.traffic == "vectors":
+    log = EventLog(registry, rng, settings.weeks, settings.inputs)
+    share = {"text": 0.0, "both": settings.vector_share, "vectors": 1.0}[settings.traffic]
+    customers_of_vectors = round(settings.customers * share)
+    thieves_of_vectors = round(settings.thief_accounts * share)
+    if settings.traffic != "vectors":
+        _compose_text(
+            log,
+            Material(sources, rng),
+            rng,
+            msgspec.structs.replace(settings, customers=settings.customers - customers_of_vectors),
+            settings.thief_accounts - thieves_of_vectors,
+        )
+    if settings.traffic != "text":
         for part in vectors.week(
-            sources, rng, settings.customers, settings.thief_accounts, settings.invented_models
+            sources, rng, customers_of_vectors, thieves_of_vectors, settings.invented_models
         ):
             members = [registry.account() for _ in part.traffic]
-            week.add_vectors(members, part)
-    else:
-        _compose_text(week, sources, rng, settings)
-    return week.finish()
+            log.add_vectors(members, part)
+    return log.finish()
 
 
 def _check(settings: Settings) -> None:
@@ -117,7 +115,9 @@ def _check(settings: Settings) -> None:
             raise ValueError(f"no such form: {form!r}")
         if form in ("warmed", "poisoner") and settings.weeks < 2:
             raise ValueError(f"{form} accounts need two weeks or more")
-    if settings.traffic == "vectors" and (settings.weeks > 1 or settings.forms != ("plain",)):
+    if settings.traffic not in ("text", "vectors", "both"):
+        raise ValueError(f"no such traffic: {settings.traffic!r}")
+    if settings.traffic != "text" and (settings.weeks > 1 or settings.forms != ("plain",)):
         raise ValueError("weeks of vectors have plain campaigns only, one week at a time")
 
 
@@ -129,12 +129,13 @@ class _Seen:
     templates: list[tuple[Account, Wrapper]]
 
 
-def _compose_text(week: _Week, sources: Sources, rng: Rng, settings: Settings) -> None:
-    material = Material(sources, rng)
-    seen = _customers(week, material, rng, settings)
+def _compose_text(
+    log: EventLog, material: Material, rng: Rng, settings: Settings, thieves: int
+) -> None:
+    seen = _customers(log, material, rng, settings)
     drawn = harvesters.campaigns(
         rng,
-        settings.thief_accounts,
+        thieves,
         settings.families,
         settings.most_cover,
         settings.sizes,
@@ -142,11 +143,11 @@ def _compose_text(week: _Week, sources: Sources, rng: Rng, settings: Settings) -
         settings.rotation,
     )
     for number, campaign in enumerate(drawn):
-        _campaign(week, material, rng, settings, campaign, f"campaign-{number}", seen)
+        _campaign(log, material, rng, settings, campaign, f"campaign-{number}", seen)
 
 
-def _customers(week: _Week, material: Material, rng: Rng, settings: Settings) -> _Seen:
-    registry = week.registry
+def _customers(log: EventLog, material: Material, rng: Rng, settings: Settings) -> _Seen:
+    registry = log.registry
     honest: list[Account] = []
     seen = _Seen([], [])
     for name, requests, accounts in _planned(rng, settings):
@@ -155,7 +156,7 @@ def _customers(week: _Week, material: Material, rng: Rng, settings: Settings) ->
         members = [registry.account() for _ in traffic]
         honest += members
         for account, one in zip(members, traffic, strict=True):
-            week.add(account, one, Label(False, name))
+            log.add(account, one, Label(False, name))
             if len(seen.lengths) < 300 and len(one.texts) >= 20:
                 seen.lengths.append(np.array([len(t) for t in one.texts[:2000]]))
             if "framing" in settings.forms and len(one.texts) >= 40:
@@ -173,7 +174,7 @@ def _customers(week: _Week, material: Material, rng: Rng, settings: Settings) ->
 
 
 def _campaign(
-    week: _Week,
+    log: EventLog,
     material: Material,
     rng: Rng,
     settings: Settings,
@@ -181,7 +182,7 @@ def _campaign(
     name: str,
     seen: _Seen,
 ) -> None:
-    registry = week.registry
+    registry = log.registry
     victims: list[tuple[Account, Wrapper]] = []
     if campaign.form == "framing":  # each by ten accounts, or by what there is
         count = max(campaign.accounts // 10, 1)
@@ -208,17 +209,17 @@ def _campaign(
             registry.share([members[i] for i in chosen[part::groups]], hint)
     label = Label(True, campaign.group, name, _traits(campaign))
     for account, one in zip(members, traffic, strict=True):
-        week.add(account, one, label)
+        log.add(account, one, label)
     for i, (victim, _) in enumerate(victims):
         for member in members[i :: len(victims)]:
             registry.imitate(member, victim)
-        week.relabel(victim, "framed", name)
+        log.relabel(victim, "framed", name)
     if campaign.form == "look_alikes":
         innocent = _look_alikes(material, rng, len(members), wrappers[0], settings)
         beside = [registry.account() for _ in innocent]
         registry.share(members + beside, "client")
         for account, one in zip(beside, innocent, strict=True):
-            week.add(account, one, Label(False, "look_alike", traits={"beside": name}))
+            log.add(account, one, Label(False, "look_alike", traits={"beside": name}))
 
 
 def _look_alikes(
@@ -280,165 +281,6 @@ def _planned(rng: Rng, settings: Settings) -> list[tuple[str, int, int]]:
     return [
         (name, n, accounts) for (name, _, accounts), n in zip(plan, capped.tolist(), strict=True)
     ]
-
-
-class _Week:
-    """Collects accounts and turns them into events at the end, when identities are settled."""
-
-    def __init__(self, registry: Registry, rng: Rng, settings: Settings) -> None:
-        self.registry = registry
-        self._rng = rng
-        self._span = settings.weeks * WEEK
-        self._inputs = settings.inputs
-        self._text: list[tuple[Account, Traffic]] = []
-        self._vector: list[tuple[Account, str, vectors.VectorTraffic]] = []
-        self._labels: dict[str, Label] = {}
-
-    def add(self, account: Account, traffic: Traffic, label: Label) -> None:
-        size = np.cumsum([len(text) for text in traffic.texts])
-        most = _ACCOUNT_BYTES * self._span / WEEK
-        traffic = traffic.trimmed(int(np.searchsorted(size, most)) + 1)
-        if len(traffic.times):
-            self._text.append((account, traffic))
-            self._labels[account.name] = label
-
-    def relabel(self, account: Account, group: str, campaign: str) -> None:
-        """Put a customer into a group of its own, because of what a campaign does."""
-        label = self._labels[account.name]
-        traits: dict[str, str | float] = {"kind": label.group, "by": campaign}
-        self._labels[account.name] = Label(False, group, traits=traits)
-
-    def add_vectors(self, members: Sequence[Account], part: vectors.Part) -> None:
-        for hint, share in part.shared.items():
-            self.registry.pool(members, share, hint, max(len(members), 2) if part.harvesting else 8)
-        for account, traffic in zip(members, part.traffic, strict=True):
-            if len(traffic.times):
-                account.endpoint = "/v1/classify"
-                self._vector.append((account, part.model, traffic))
-                self._labels[account.name] = Label(
-                    part.harvesting, part.group, part.campaign, part.traits
-                )
-
-    def finish(self) -> tuple[list[Event], dict[str, Label]]:
-        events: list[Event] = []
-        for account, traffic in self._text:
-            events += self._text_events(account, traffic)
-        for account, model, rows in self._vector:
-            events += self._vector_events(account, model, rows)
-        order = np.argsort([event.ts for event in events], kind="stable")
-        return [events[i] for i in order.tolist()], self._labels
-
-    def _text_events(self, account: Account, traffic: Traffic) -> list[Event]:
-        rng, n = self._rng, len(traffic.times)
-        tokens = np.maximum(rng.lognormal(math.log(account.answer_tokens), 0.7, n), 1).astype(int)
-        read = np.maximum(
-            np.array([len(t) for t in traffic.texts]) * rng.uniform(0.22, 0.3), 1
-        ).astype(int)
-        latency = 180.0 + 1000 * tokens * account.seconds_a_token * rng.lognormal(0, 0.2, n)
-        events = [
-            Event(
-                ts=ts,
-                account=account.name,
-                request_id=f"r{number:x}",
-                api_key=account.keys[pick % len(account.keys)],
-                org=account.org,
-                plan=account.plan,
-                ip=account.addresses[pick % len(account.addresses)],
-                user_agent=account.user_agent,
-                endpoint=account.endpoint,
-                model=account.model,
-                links=account.links,
-                latency_ms=waited,
-                input_tokens=i,
-                output_tokens=o,
-                input=text if self._inputs else None,
-                params=account.params[pick % len(account.params)],
-                served=True,
-            )
-            for ts, text, number, pick, waited, i, o in zip(
-                self._clock(traffic.times),
-                traffic.texts,
-                rng.integers(1 << 62, size=n).tolist(),
-                rng.integers(720720, size=n).tolist(),
-                np.round(latency, 1).tolist(),
-                read.tolist(),
-                tokens.tolist(),
-                strict=True,
-            )
-        ]
-        return events + self._failures(account, events)
-
-    def _vector_events(
-        self, account: Account, model: str, rows: vectors.VectorTraffic
-    ) -> list[Event]:
-        rng, n = self._rng, len(rows.times)
-        if rows.labels is None or rows.confidence is None:
-            raise ValueError(f"the rows for {model} have no answers yet")
-        events = [
-            Event(
-                ts=ts,
-                account=account.name,
-                request_id=f"r{number:x}",
-                api_key=account.keys[pick % len(account.keys)],
-                org=account.org,
-                plan=account.plan,
-                ip=account.addresses[pick % len(account.addresses)],
-                user_agent=account.user_agent,
-                endpoint=account.endpoint,
-                model=model,
-                links=account.links,
-                latency_ms=waited,
-                input=x if self._inputs else None,
-                output=Output(label=label, confidence=sure),
-                served=True,
-            )
-            for ts, x, label, sure, number, pick, waited in zip(
-                self._clock(rows.times),
-                np.round(rows.x.astype(np.float64), 6).tolist(),
-                map(str, rows.labels.tolist()),
-                rows.confidence.tolist(),
-                rng.integers(1 << 62, size=n).tolist(),
-                rng.integers(720720, size=n).tolist(),
-                np.round(rng.lognormal(math.log(12.0), 0.5, n), 2).tolist(),
-                strict=True,
-            )
-        ]
-        return events + self._failures(account, events)
-
-    def _clock(self, times: np.ndarray) -> list[float]:
-        stamps: list[float] = np.round(WEEK_START + np.clip(times, 0, self._span), 3).tolist()
-        return stamps
-
-    def _failures(self, account: Account, events: Sequence[Event]) -> list[Event]:
-        """Attempts that failed and were made again, refusals, and lines logged twice."""
-        rng = self._rng
-        drawn = rng.random(len(events))
-        extra: list[Event] = []
-        for i in np.flatnonzero(drawn < account.error_rate + 0.0005).tolist():
-            event = events[i]
-            if drawn[i] < 0.0005:
-                extra.append(msgspec.structs.replace(event))
-                continue
-            status = _RETRY[int(rng.integers(len(_RETRY)))]
-            if rng.random() < 0.2:  # not tried again: this one was refused
-                event.status, event.served = int(rng.choice(_REFUSED)), False
-                event.output = event.output_tokens = None
-                continue
-            for attempt in range(int(rng.geometric(0.7))):
-                back = float(rng.uniform(0.5, 2.0) * 2**attempt)
-                extra.append(
-                    msgspec.structs.replace(
-                        event,
-                        ts=round(max(float(event.ts) - back, WEEK_START), 3),
-                        request_id=f"r{int(rng.integers(1 << 62)):x}",
-                        status=status,
-                        served=False,
-                        latency_ms=round(float(rng.exponential(80.0)) + 2.0, 1),
-                        output=None,
-                        output_tokens=None,
-                    )
-                )
-        return extra
 
 
 def write(
@@ -521,6 +363,7 @@ def main() -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--text-only", dest="traffic", action="store_const", const="text")
     kind.add_argument("--vectors", dest="traffic", action="store_const", const="vectors")
+    kind.add_argument("--both", dest="traffic", action="store_const", const="both")
     parser.add_argument("--plain", action="store_true", help="write events.jsonl, not compressed")
     parser.set_defaults(traffic="text")
     options = parser.parse_args()
@@ -531,7 +374,7 @@ def main() -> None:
         options.data,
         Settings(
             thieves=options.thieves,
-            customers=options.customers or (2600 if options.traffic == "text" else 1300),
+            customers=options.customers or (1300 if options.traffic == "vectors" else 2600),
             max_events=options.max_events,
             most_cover=options.most_cover,
             families=tuple(options.families),

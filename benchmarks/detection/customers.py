@@ -49,6 +49,7 @@ def over(
 
     What would be one busy week is dealt over them: its sessions in turn, so that nothing within a
     session changes; work without pauses is cut into as many runs, each as long as the whole.
+    People say what they have to say: over two weeks, half of it in each.
     """
     made = kind.make(material, rng, requests * weeks, accounts)
     return [_dealt(one, weeks) for one in made] if weeks > 1 else made

@@ -80,6 +80,23 @@ def test_the_share_of_thieves_is_what_was_asked_for(composed: Composed) -> None:
     assert share == pytest.approx(0.25, abs=0.06)
 
 
+def test_a_week_of_both_has_text_and_vectors(data: Path) -> None:
+    settings = Settings(
+        customers=100, thieves=0.2, max_events=4_000, traffic="both", invented_models=0
+    )
+    events, labels = compose("train", 1, data, settings)
+    of_vectors = {event.account for event in events if isinstance(event.input, list)}
+    assert not of_vectors & {event.account for event in events if isinstance(event.input, str)}
+    assert len(of_vectors) / len(labels) == pytest.approx(0.2, abs=0.05)
+    assert {labels[name].harvesting for name in of_vectors} == {False, True}
+
+
+def test_forms_of_campaigns_are_refused_where_there_are_vectors(data: Path) -> None:
+    settings = Settings(customers=40, traffic="vectors", forms=("rotated",))
+    with pytest.raises(ValueError, match="weeks of vectors have plain campaigns only"):
+        compose("train", 1, data, settings)
+
+
 def test_events_are_sorted_and_within_the_week(composed: Composed) -> None:
     times = [float(event.ts) for event in composed[0]]
     assert times == sorted(times)
