@@ -21,6 +21,7 @@ from detector.baseline import Baseline, KindBaseline, Reference, e_value
 from detector.blocks import Block, Identity
 from detector.campaigns import Campaigns, Change, client_keys
 from detector.evidence import MIN_EVENTS, TextEvidence, link_keys
+from detector.false_share import FalseShare
 from detector.score import TextModels, shipped
 from detector.settings import Settings
 from detector.state import StateMismatch, pack, unpack
@@ -29,13 +30,14 @@ from detector.vector_model import VectorModel
 from features import NAMES, TEXTS
 from responders.alerts.findings import Findings
 from responders.alerts.ocsf import Alert
-from responders.decisions import Decision, Reason, Signal
+from responders.decisions import Decision, Reason, Signal, is_enforcement
 from responders.feedback import Feedback, with_tick
 from responders.policy import Policy, Verdict
 
 __all__ = ["AccountSummary", "Judge", "Judgement", "Models"]
 
-_VERSION: Final = 1
+_VERSION: Final = 2
+_POPULATION: Final = 1  # version of a baseline's populations
 _WATCH_RATE: Final = 1e-2  # evidence that 1 % of customers reach: linked into campaigns from here
 _SUSPECT_RATE: Final = 1e-3  # from here an account teaches no vector population
 _ALIKE_COSINE: Final = 0.5
@@ -92,6 +94,15 @@ class AccountSummary(msgspec.Struct):
     e_value: float = 0.0  # highest so far
     rates: dict[str, float] = {}  # population → false-alarm rate of its evidence, where below 1
     events: dict[str, int] = {}  # population → served events
+    day: int = -1  # of its last judged block, since 1970
+
+    @property
+    def rate(self) -> float:
+        """False-alarm rate of its rarest evidence; 1 without.
+
+        Each population is one more chance to be wrong about the account: Bonferroni.
+        """
+        return min(1.0, min(self.rates.values()) * len(self.rates)) if self.rates else 1.0
 
 
 @dataclass(slots=True)
@@ -142,6 +153,16 @@ class Judge:
         self._texts: dict[str, TextEvidence] = {}
         self._vectors: dict[str, VectorEvidence] = {}
         self._accounts: dict[str, AccountSummary] = {}
+        self._rungs = [rung.false_per_1000_week / 1000.0 for rung in self.policy.rungs]
+        self._enforcing = next(
+            (i for i, rung in enumerate(self.policy.rungs) if is_enforcement(rung.action)),
+            len(self._rungs) - 1,
+        )
+        self._false_share = FalseShare(
+            settings.policy.max_false_share, self._rungs[self._enforcing]
+        )
+        # Accounts that `max_false_share` held back, and whom their last block said they are.
+        self._waiting: dict[str, Identity] = {}
         self._changed: set[str] = set()
         self._text_reference = self._reference("text", self._models.text.reference)
         self._vector_reference = self._reference("vector", self._models.vector.reference)
@@ -227,7 +248,16 @@ class Judge:
         return {
             "nominal_false_per_1000_week": {
                 f"{rung.action} {rung.level}": rung.false_per_1000_week
-                for rung in self.settings.policy.ladder
+                for rung in self.policy.rungs
+            },
+            "max_false_share": {
+                "nominal": self.settings.policy.max_false_share,
+                "accounts_of_the_week": self._false_share.accounts,
+                "false_per_1000_week_at_the_end": {
+                    f"{rung.action} {rung.level}": limit
+                    for rung, limit in zip(self.policy.rungs, self._limits(), strict=True)
+                },
+                "held_back": len(self._waiting),
             },
             "baseline": self._baseline_name(),
             "text": self._text_reference.describe(),
@@ -252,7 +282,7 @@ class Judge:
             kinds=kinds,
             centre=centre,
             vectors={
-                population: pack("population", _VERSION, evidence.population.export())
+                population: pack("population", _POPULATION, evidence.population.export())
                 for population, evidence in self._vectors.items()
             },
         )
@@ -341,16 +371,48 @@ class Judge:
             if self._take(block):
                 touched[block.account] = block.identity
         judgement.campaigns += self.campaigns.advance(now)
+        limits = self._limits() if touched else None
         verdicts = []
-        for account, identity in touched.items():
+        for account, identity in self._due(touched, limits):
             verdict = self._verdict(account, identity)
-            if verdict is not None and self.policy.would_issue(verdict, now):
+            if verdict is not None and self.policy.would_issue(verdict, now, limits):
                 verdicts.append(self._explained(verdict))
         judgement.decisions += self.policy.decide(
-            verdicts, now, scorer=self._models.name, baseline=self._baseline_name()
+            verdicts,
+            now,
+            scorer=self._models.name,
+            baseline=self._baseline_name(),
+            limits=limits,
         )
         judgement.alerts += self._findings.decided(judgement.decisions, now)
         return judgement
+
+    def _limits(self) -> list[float]:
+        """False alarms per 1,000 at which each rung is reached at the tick."""
+        limits = self._false_share.limits(self._rungs, FalseShare.day(self.now))
+        # Watching harms nobody: below enforcement the ladder's own numbers hold.
+        limits[: self._enforcing] = self._rungs[: self._enforcing]
+        return [1000.0 * limit for limit in limits]
+
+    def _due(
+        self, touched: dict[str, Identity], limits: list[float] | None
+    ) -> list[tuple[str, Identity]]:
+        """Whom to decide about: accounts with a new block, then those whose waiting is over."""
+        if limits is None:
+            return []
+        limit, nominal = limits[self._enforcing] / 1000.0, self._rungs[self._enforcing]
+        due = list(touched.items())
+        for account, identity in touched.items():
+            if limit < self._accounts[account].rate <= nominal:
+                self._waiting[account] = identity
+            else:
+                self._waiting.pop(account, None)
+        for name in list(self._waiting):
+            if self._false_share.forgot(name):
+                del self._waiting[name]
+            elif self._accounts[name].rate <= limit:
+                due.append((name, self._waiting.pop(name)))
+        return due
 
     def _take(self, block: Block) -> bool:
         """Let a block move the evidence; whether it could say anything."""
@@ -380,6 +442,8 @@ class Judge:
         else:
             account.rates.pop(block.population, None)
         account.e_value = max(account.e_value, e_value(rate))
+        account.day = FalseShare.day(self.now)
+        self._false_share.seen(block.account, account.rate, account.day)
         return True
 
     def _take_text(self, block: Block, account: AccountSummary, served: int) -> float | None:
@@ -434,7 +498,7 @@ class Judge:
         evidence = VectorEvidence(dims, self._models.vector, self.settings.judge.evidence_restart_s)
         known = self._baseline.vectors.get(population) if self._baseline else None
         if known is not None:
-            evidence.start_population(unpack("population", _VERSION, known))
+            evidence.start_population(unpack("population", _POPULATION, known))
         self._vectors[population] = evidence
         return evidence
 
@@ -442,10 +506,8 @@ class Judge:
         summary = self._accounts[account]
         if not summary.rates:
             return None
-        population = self._strongest(account)
-        # Each population is one more chance to be wrong about the account: Bonferroni.
-        rate = min(1.0, summary.rates[population] * len(summary.rates))
-        if 1000.0 * rate > self.settings.policy.ladder[0].false_per_1000_week:
+        population, rate = self._strongest(account), summary.rate
+        if rate > self._rungs[0]:
             return None
         scopes = {"api_key": identity.api_key, "org": identity.org, "ip": identity.ip}
         return Verdict(
@@ -537,6 +599,10 @@ class Judge:
                 "policy": self.policy.export(),
                 "findings": self._findings.export(),
                 "campaigns": self.campaigns.export(changes),
+                "waiting": [
+                    (name, msgspec.to_builtins(identity))
+                    for name, identity in self._waiting.items()
+                ],
                 "accounts": [(name, msgspec.to_builtins(self._accounts[name])) for name in names],
                 "texts": {name: texts.export(changes) for name, texts in self._texts.items()},
                 "vectors": {
@@ -574,7 +640,12 @@ class Judge:
         self._findings.restore(state["findings"])
         self.campaigns.restore(state["campaigns"])
         for name, raw in state["accounts"]:
-            self._accounts[name] = msgspec.convert(raw, AccountSummary)
+            account = self._accounts[name] = msgspec.convert(raw, AccountSummary)
+            if account.day >= 0:
+                self._false_share.seen(name, account.rate, account.day)
+        self._waiting = {
+            name: msgspec.convert(identity, Identity) for name, identity in state["waiting"]
+        }
         for name, texts in state["texts"].items():
             if name not in self._texts:
                 self._text_evidence(name)
