@@ -24,6 +24,7 @@ from benchmarks.fidelity.extraction import (
 )
 from benchmarks.fidelity.gateway import LOG_START, Api
 from benchmarks.fidelity.victims import TableVictim, TextVictim
+from detector.blocks import FIRST_BLOCK_REVISIONS
 from detector.judge import Models
 
 __all__ = ["MARKS", "Cell", "Point", "Size", "VictimResult", "count", "run"]
@@ -63,6 +64,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     gap_s: float
     undefended: dict[int, float]  # requests → agreement
     curve: dict[int, Point]  # requests sent → the copy then; the last one from there on
+    soonest: Point  # of the answers that accounts get before the detector can say anything
     at_enforcement: Point  # of the answers that accounts got before each was enforced
     at_end: Point
     sent: int
@@ -228,6 +230,7 @@ def _cell(
         curve={
             mark: copies.point(found.answers_after(mark)) for mark in MARKS if mark <= copies.total
         },
+        soonest=copies.point(min(plan.accounts * FIRST_BLOCK_REVISIONS[0], copies.total)),
         at_enforcement=copies.of(found.early),
         at_end=copies.point(len(found.given_at)),
         sent=found.sent,

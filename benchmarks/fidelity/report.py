@@ -22,6 +22,7 @@ _COLUMNS: Final = (
     "agreement without",
     "at enforcement",
     "gain left",
+    "least possible",
     "as many sent",
     "at the end",
     "gain left at the end",
@@ -30,7 +31,7 @@ _COLUMNS: Final = (
     "hours (without)",
 )
 # Those for the terminal.
-_NARROW: Final = (0, 1, 2, 3, 4, 7, 8)
+_NARROW: Final = (0, 1, 2, 3, 4, 5, 8, 9)
 
 
 def table(results: Sequence[VictimResult]) -> Table:
@@ -49,7 +50,8 @@ def markdown(results: Sequence[VictimResult]) -> str:
         "",
         f"Means over {len({r.seed for r in results})} seeds. Gain is agreement less that of always "
         "saying the commonest answer; *gain left* is its share of the undefended gain: at "
-        "enforcement that of the answers that accounts got before each was enforced, at the end "
+        "enforcement that of the answers that accounts got before each was enforced; *least "
+        "possible*, were each enforced at its first block, of 8 requests; at the end "
         "that of everything got within the thief's time. *As many sent* is the copy after as many "
         "requests, refused ones counted, as the undefended thief sent.",
         "",
@@ -128,6 +130,7 @@ def _rows(results: Sequence[VictimResult]) -> dict[str, list[tuple[str, ...]]]:
                 f"{mean(c.undefended[last] for c in cells):.3f}",
                 f"{mean(c.at_enforcement.agreement for c in cells):.3f}",
                 _share([c.at_enforcement for c in cells]),
+                _share([c.soonest for c in cells]),
                 f"{mean(c.curve[last].agreement for c in cells):.3f}",
                 f"{mean(c.at_end.agreement for c in cells):.3f}",
                 _share([c.at_end for c in cells]),
@@ -141,31 +144,34 @@ def _rows(results: Sequence[VictimResult]) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _share(points: Sequence[Point]) -> str:
+    share = _mean_share(points)
+    return "no gain" if share is None else f"{share:.2f}"
+
+
+def _mean_share(points: Sequence[Point]) -> float | None:
     shares = [point.gain_share for point in points if point.gain_share is not None]
-    return f"{mean(shares):.2f}" if shares else "no gain"
+    return mean(shares) if shares else None
 
 
 def _against_the_aim(results: Sequence[VictimResult]) -> str:
-    shares = [
-        (group[0], group[1], group[2], mean(held))
-        for group in _groups(results)
-        if group[1] in _AIMED
-        and (
-            held := [
-                c.at_enforcement.gain_share
-                for c in group[3]
-                if c.at_enforcement.gain_share is not None
-            ]
-        )
-    ]
-    if not shares:
+    met, missed = 0, []
+    for victim, strategy, accounts, cells in _groups(results):
+        left = _mean_share([c.at_enforcement for c in cells])
+        if strategy not in _AIMED or left is None:
+            continue
+        if left <= AIM:
+            met += 1
+            continue
+        least = _mean_share([c.soonest for c in cells]) or 0.0
+        beyond = "" if least <= AIM else f" (beyond reach: {least:.2f} by the first blocks)"
+        missed.append(f"- {victim} {strategy} x{accounts}: {left:.2f}{beyond}")
+    if not met and not missed:
         return "No strategy of the aim was run."
-    met = [row for row in shares if row[3] <= AIM]
-    missed = ", ".join(f"{v} {s} x{n} {share:.2f}" for v, s, n, share in shares if share > AIM)
-    return (
+    lines = [
         f"At most {AIM:.0%} of the gain left at enforcement, active learning and JBDA: "
-        f"{len(met)} of {len(shares)} rows. Missed: {missed or 'none'}."
-    )
+        f"{met} of {met + len(missed)} rows." + (" Missed:" if missed else "")
+    ]
+    return "\n".join([*lines, *([""] if missed else []), *missed])
 
 
 def _curve(victim: str, strategy: str, accounts: str, values: Sequence[float]) -> str:

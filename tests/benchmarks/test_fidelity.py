@@ -329,7 +329,7 @@ def test_the_benchmark_adds_up_and_is_written(tmp_path: Path) -> None:
     }
 
 
-def made(share: float, strategy: str = "jbda", seed: int = 1) -> VictimResult:
+def made(share: float, strategy: str = "jbda", seed: int = 1, least: float = 0.1) -> VictimResult:
     """A result in which so much of the gain is left at enforcement."""
     cell = Cell(
         strategy=strategy,
@@ -338,6 +338,7 @@ def made(share: float, strategy: str = "jbda", seed: int = 1) -> VictimResult:
         gap_s=10.0,
         undefended={100: 0.5, 250: 0.9},
         curve={100: Point(90, 0.4, 0.5), 250: Point(120, 0.6, 0.6)},
+        soonest=Point(80, 0.3, least),
         at_enforcement=Point(90, 0.4, share),
         at_end=Point(120, 0.6, 0.6),
         sent=260,
@@ -368,10 +369,15 @@ def made(share: float, strategy: str = "jbda", seed: int = 1) -> VictimResult:
 def test_the_page_holds_the_mean_over_seeds_against_the_aim() -> None:
     page = report.markdown([made(0.1), made(0.28, seed=2)])
 
-    assert "0 of 1 rows" not in page
-    assert "1 of 1 rows. Missed: none" in page  # the mean is .19
-    assert "letter jbda x10 0.25" in report.markdown([made(0.25)])
+    assert "1 of 1 rows.\n" in page  # the mean is .19
+    assert "0 of 1 rows. Missed:\n\n- letter jbda x10: 0.25\n" in report.markdown([made(0.25)])
     assert "| letter | 60 over 2 extractions | 2 | 8 | 4 of 80 |" in page
+
+
+def test_the_page_says_when_the_aim_cannot_be_met() -> None:
+    page = report.markdown([made(0.5, least=0.3)])
+
+    assert "letter jbda x10: 0.50 (beyond reach: 0.30 by the first blocks)" in page
 
 
 def test_the_page_counts_no_other_strategy_against_the_aim() -> None:
