@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from detector.baseline import Baseline, KindBaseline, Reference, e_value
+from detector.baseline import Baseline, KindBaseline, Missing, Reference, e_value
 from detector.blocks import Block, Identity
 from detector.campaigns import Campaigns, Change, client_keys
 from detector.evidence import MIN_EVENTS, TextEvidence, link_keys
@@ -44,6 +44,7 @@ _ALIKE_COSINE: Final = 0.5
 _ALIKE_MOST: Final = 8
 _SIGNALS: Final = 5
 _BAR_ACCOUNTS: Final = 100  # customers from which their own 95 % quantile is trusted
+_KINDS: Final = ("text", "vector")
 _CLEAN_SKETCHES: Final = 4000  # customers whose sketches a baseline keeps
 
 
@@ -260,8 +261,8 @@ class Judge:
                 "held_back": len(self._waiting),
             },
             "baseline": self._baseline_name(),
-            "text": self._text_reference.describe(),
-            "vector": self._vector_reference.describe(),
+            "text": self._rests_on("text", self._text_reference),
+            "vector": self._rests_on("vector", self._vector_reference),
         }
 
     def calibrated(self, name: str, events: int, first_ts: float, last_ts: float) -> Baseline:
@@ -323,17 +324,47 @@ class Judge:
     # -- inside ------------------------------------------------------------------------------
 
     def _reference(self, kind: str, values: Any) -> Reference:
-        everybody = Reference(values, len(values))
-        own = self._baseline.kinds.get(kind) if self._baseline else None
-        if own is None or not own.accounts:
-            return everybody
+        shipped = Reference(values, len(values))
+        own = self._own(kind)
+        if own is None or self._missing(kind):
+            return shipped
         shift = 0.0
         if kind == "text" and own.bar is not None and own.accounts >= _BAR_ACCOUNTS:
             shift = own.bar - self._models.text.own_bar
-        return Reference(own.evidence, own.accounts, everybody, shift)
+        return Reference(own.evidence, own.accounts, shipped, shift)
+
+    def _own(self, kind: str) -> KindBaseline | None:
+        own = self._baseline.kinds.get(kind) if self._baseline else None
+        return own if own is not None and own.accounts else None
+
+    def _missing(self, kind: str) -> Missing:
+        """What keeps the operator's own baseline in shadow."""
+        if self._baseline is None:
+            return Missing(0, 0.0)
+        judge = self.settings.judge
+        return self._baseline.missing(kind, judge.baseline_customers, judge.baseline_days)
+
+    def _rests_on(self, kind: str, reference: Reference) -> dict[str, Any]:
+        about = reference.describe()
+        own = self._own(kind)
+        missing = self._missing(kind)
+        if own is not None and self._baseline is not None and missing:
+            about["own_in_shadow"] = {
+                "baseline": self._baseline.name,
+                "customers": own.accounts,
+                "days": self._baseline.days,
+                "needs": str(missing),
+                "needs_customers": missing.customers,
+                "needs_days": missing.days,
+            }
+        return about
 
     def _baseline_name(self) -> str:
-        return self._baseline.name if self._baseline else "shipped"
+        """Of what decisions rest on: the operator's own, once it decides about any kind."""
+        if self._baseline is None:
+            return "shipped"
+        deciding = any(self._own(kind) and not self._missing(kind) for kind in _KINDS)
+        return self._baseline.name if deciding else "shipped"
 
     def _tick_of(self, time: float) -> int:
         # Tick k ends at k·tick_s, and holds what came before its end.
@@ -468,7 +499,7 @@ class Judge:
         bar = None
         if self._calibrating:
             bar = -math.inf
-        elif clean is not None and clean.accounts >= _BAR_ACCOUNTS:
+        elif clean is not None and clean.accounts >= _BAR_ACCOUNTS and not self._missing("text"):
             bar = clean.bar
         restart_s = self.settings.judge.evidence_restart_s
         evidence = TextEvidence(self._models.text, restart_s, clean, bar=bar)

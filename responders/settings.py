@@ -64,7 +64,7 @@ class PolicySettings(_Part):
         "levels above the action's first keep their proportion to it",
     )
     max_false_share: float = Field(
-        0.2,
+        0.5,
         gt=0,
         le=1,
         description="of the accounts enforced against in a week, the share that may be false; "

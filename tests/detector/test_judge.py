@@ -25,6 +25,7 @@ from tests.detector.small_models import START, models, sketch, text_block, vecto
 
 MODELS = models()
 TICK = 0.2
+WEEK = 604_800.0
 
 
 def settings(partitions: int = 1, **judge: Any) -> Settings:
@@ -562,7 +563,7 @@ def test_a_baseline_of_a_clean_log_loosens_what_its_customers_showed() -> None:
     ]
     one.blocks(0, blocks, START + 200.0)
     one.advance()
-    baseline = one.calibrated("july", 32_000, START, START + 200.0)
+    baseline = one.calibrated("july", 32_000, START, START + WEEK)
     assert baseline.kinds["text"].accounts == 1000
     assert baseline.scorer == "small"
     strict, loose = judge(), Judge(settings(), baseline, models=MODELS)
@@ -574,6 +575,39 @@ def test_a_baseline_of_a_clean_log_loosens_what_its_customers_showed() -> None:
     assert rates[1] > 10 * rates[0]
     assert loose.promise()["baseline"] == "july"
     assert loose.promise()["text"]["customers"] == 1000
+    assert "own_in_shadow" not in loose.promise()["text"]
+
+
+@pytest.mark.parametrize(
+    ("last_ts", "least", "needs"),
+    [
+        (START + 0.5 * WEEK, 1000, "3.5 more days"),
+        (START + WEEK, 1400, "400 more customers"),
+        (START + WEEK / 7, 2000, "1,000 more customers and 6.0 more days"),
+    ],
+)
+def test_a_small_baseline_is_in_shadow_and_says_what_it_needs(
+    last_ts: float, least: int, needs: str
+) -> None:
+    one = Judge(settings(), models=MODELS, calibrating=True)
+    blocks = [text_block(f"c-{i}", i / 10, score=2.0, seq=i) for i in range(1000)]
+    one.blocks(0, blocks, START + 200.0)
+    one.end(0)
+    one.advance()
+    baseline = one.calibrated("july", 32_000, START, last_ts)
+    chosen = settings(baseline_customers=least)
+    shadow, shipped = Judge(chosen, baseline, models=MODELS), judge()
+    for each in (shadow, shipped):
+        each.blocks(0, [damning()], START + 9.0)
+    decisions = shadow.advance().decisions
+    assert brief(decisions) == brief(shipped.advance().decisions) != []
+    assert {d.baseline for d in decisions} == {"shipped"}
+    promise = shadow.promise()
+    assert promise["baseline"] == "shipped"
+    assert promise["text"]["own_in_shadow"]["baseline"] == "july"
+    assert promise["text"]["own_in_shadow"]["needs"] == needs
+    enough = Judge(settings(baseline_customers=1, baseline_days=0.0), baseline, models=MODELS)
+    assert enough.promise()["baseline"] == "july"
 
 
 # How many may be false
