@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BadBaseline", "Baseline", "KindBaseline", "Reference", "e_value"]
+__all__ = ["BadBaseline", "Baseline", "KindBaseline", "Missing", "Reference", "Tail", "e_value"]
 
-_TAIL_SHARE: Final = 0.1  # of the finite reference values, the tail that is modelled
+# Of the finite values, the tails whose model is tried, the longest first.
+_TAIL_SHARES: Final = (0.1, 0.07, 0.05, 0.03)
+_TAIL_LEAST: Final = 20  # values
+_FIT_LEVEL: Final = 0.1  # a model that fits is turned down this often
+_FIT_DRAWS: Final = 199
 _SHIPPED_WEIGHT: Final = 1000.0  # customers that the shipped reference counts for beside one's own
 # Levels of the e-value's threshold tests and the weight of each bet; the weights add up to 1.
 _BETS: Final = ((1e-2, 0.1), (1e-3, 0.4), (3e-4, 0.2), (1e-4, 0.2), (3e-5, 0.1))
@@ -33,6 +39,24 @@ class KindBaseline(msgspec.Struct, frozen=True, kw_only=True):
     means: list[float] = []  # text: mean block score of each of these
 
 
+class Missing(NamedTuple):
+    """What an operator's own baseline lacks before decisions rest on it."""
+
+    customers: int
+    days: float
+
+    def __bool__(self) -> bool:
+        return self.customers > 0 or self.days > 0.0
+
+    def __str__(self) -> str:
+        parts = []
+        if self.customers:
+            parts.append(f"{self.customers:,} more customers")
+        if self.days:
+            parts.append(f"{self.days:.1f} more days")
+        return " and ".join(parts)
+
+
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     """What `calibrate` makes of history that is believed clean."""
 
@@ -45,6 +69,21 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     kinds: dict[str, KindBaseline]
     centre: list[float] = []  # text: median sketch, 128 numbers
     vectors: dict[str, bytes] = {}  # population: its packed reservoir
+
+    @property
+    def days(self) -> float:
+        """Of history in it."""
+        return (self.last_ts - self.first_ts) / 86_400.0
+
+    def missing(self, kind: str, customers: int, days: float) -> Missing:
+        """What it lacks of so many customers of a kind and days; false when it is large enough.
+
+        Days count because evidence is a running maximum: a day's lies lower than a week's.
+        """
+        found = self.kinds.get(kind)
+        return Missing(
+            max(0, customers - (found.accounts if found else 0)), max(0.0, days - self.days)
+        )
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
@@ -92,12 +131,7 @@ class Reference:
         self.customers = customers
         self.fallback = fallback
         self.shift = shift
-        tail = max(int(_TAIL_SHARE * len(self.values)), min(20, len(self.values)))
-        self._tail_from = math.inf
-        self._scale, self._shape = 1.0, 0.0
-        if tail >= 10:
-            self._tail_from = float(self.values[len(self.values) - tail])
-            self._scale, self._shape = _generalized_pareto(self.values[-tail:] - self._tail_from)
+        self.tail = _tail_of(self.values.tobytes())
 
     def rate(self, evidence: float) -> float:
         """Share of customers whose evidence in a week reaches this; 1 below all evidence."""
@@ -105,9 +139,11 @@ class Reference:
             return 1.0
         if self.fallback is None:
             return self._own_rate(evidence)
-        above = len(self.values) - int(np.searchsorted(self.values, evidence))
+        own: float = len(self.values) - int(np.searchsorted(self.values, evidence))
+        if self.tail is not None:
+            own = self.customers * self._own_rate(evidence)
         expected = _SHIPPED_WEIGHT * self.fallback.rate(evidence - self.shift)
-        return (above + expected) / (self.customers + _SHIPPED_WEIGHT)
+        return (own + expected) / (self.customers + _SHIPPED_WEIGHT)
 
     def counted(self, evidence: float) -> bool:
         """Whether the rate was counted among at least ten customers, not modelled by the tail."""
@@ -116,19 +152,10 @@ class Reference:
     def _own_rate(self, evidence: float) -> float:
         above = len(self.values) - int(np.searchsorted(self.values, evidence))
         counted = (above + 1.0) / (self.customers + 1.0)
-        if above >= 10 or evidence <= self._tail_from:
+        tail = self.tail
+        if tail is None or above >= 10 or evidence <= tail.start:
             return counted
-        if math.isinf(self._tail_from):
-            # Too few for a tail: a rank is all there is.
-            return counted
-        in_tail = len(self.values) - int(np.searchsorted(self.values, self._tail_from))
-        excess = (evidence - self._tail_from) / self._scale
-        if abs(self._shape) < 1e-9:
-            survival = math.exp(-excess)
-        else:
-            inside = 1.0 + self._shape * excess
-            survival = inside ** (-1.0 / self._shape) if inside > 0.0 else 0.0
-        modelled = in_tail / (self.customers + 1.0) * survival
+        modelled = tail.values / (self.customers + 1.0) * tail.survival(evidence)
         # What was counted bounds the model: above, the rate at the tenth customer, so that it
         # never rises with the evidence; below, half the share that reached this. Beyond the end
         # of a bounded tail nothing was ever seen: one in a million, not never.
@@ -141,13 +168,35 @@ class Reference:
             "customers": self.customers,
             "with_evidence": len(self.values),
             "counted_down_to_per_1000": 1000.0 * 11.0 / (self.customers + 1.0),
-            "beyond": "modelled by a generalized Pareto tail",
         }
+        if self.tail is None:
+            about["beyond"] = "counted: no generalized Pareto tail fits"
+        else:
+            about["beyond"] = "modelled by a generalized Pareto tail"
+            about["tail"] = {
+                "values": self.tail.values,
+                "shape": self.tail.shape,
+                "anderson_darling_p": self.tail.p_value,
+            }
         if self.fallback is not None:
             about["shipped_counts_for"] = int(_SHIPPED_WEIGHT)
             about["shipped_shifted_by"] = self.shift
             about["shipped"] = self.fallback.describe()
         return about
+
+
+class Tail(NamedTuple):
+    """A generalized Pareto model of the highest values, and how well it fits them."""
+
+    start: float
+    values: int  # above `start`
+    scale: float
+    shape: float
+    p_value: float  # of Anderson and Darling's statistic, by parametric bootstrap
+
+    def survival(self, value: float) -> float:
+        """Of what passes `start`, the share that passes `value` too."""
+        return float(_survival(np.array([value - self.start]), self.scale, self.shape)[0])
 
 
 def e_value(rate: float) -> float:
@@ -159,18 +208,92 @@ def e_value(rate: float) -> float:
     return sum(weight / level for level, weight in _BETS if rate <= level)
 
 
-def _generalized_pareto(excess: NDArray[np.float64]) -> tuple[float, float]:
-    """Scale and shape of the tail by probability-weighted moments (Hosking and Wallis 1987).
+@lru_cache(maxsize=64)
+def _tail_of(ordered: bytes) -> Tail | None:
+    """The longest tail of these float64 values, ascending, that the model fits; None when none.
+
+    The threshold is chosen by the fit, as Bader, Yan and Zhang (2018) do: a model is trusted beyond
+    the data only where it describes them.
+    """
+    values = np.frombuffer(ordered, np.float64)
+    seed = int.from_bytes(hashlib.blake2b(ordered, digest_size=8).digest(), "little")
+    rng = np.random.default_rng(seed)
+    tried = set()
+    for share in _TAIL_SHARES:
+        count = max(int(share * len(values)), _TAIL_LEAST)
+        if count in tried or count > len(values) // 2:
+            continue
+        tried.add(count)
+        start = float(values[len(values) - count])
+        excess = values[len(values) - count :] - start
+        if not excess[-1] > 0.0:
+            continue
+        scale, shape = (float(v[0]) for v in _generalized_pareto(excess[None]))
+        found = _anderson_darling(excess[None], np.array([scale]), np.array([shape]))[0]
+        # Fitted parameters make the statistic smaller: so they are in each draw as well.
+        uniform = rng.uniform(size=(_FIT_DRAWS, count))
+        drawn = np.sort(scale * _quantile(uniform, shape), axis=1)
+        drawn -= drawn[:, :1]  # the first of the values is the threshold
+        among = _anderson_darling(drawn, *_generalized_pareto(drawn))
+        p_value = (1 + int((among >= found).sum())) / (1 + _FIT_DRAWS)
+        if p_value >= _FIT_LEVEL:
+            return Tail(start, count, scale, shape, p_value)
+    return None
+
+
+def _generalized_pareto(
+    excess: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scale and shape of tails by probability-weighted moments (Hosking and Wallis 1987).
 
     The shape is kept between -0.3 (measured on customers' evidence) and 0.5, so that chance in a
     short tail neither ends it early nor makes it endless.
+
+    Args:
+        excess: (R, n), each row ascending.
+
+    Returns:
+        Two arrays (R,).
     """
-    ordered = np.sort(excess)
-    n = len(ordered)
-    mean = float(ordered.sum()) / n
-    weighted = float((ordered * (n - 1 - np.arange(n))).sum()) / (n * (n - 1))
-    if mean <= 0.0 or mean <= 2.0 * weighted:
-        return max(mean, 1e-6), 0.0
-    shape = 2.0 - mean / (mean - 2.0 * weighted)
-    shape = min(max(shape, -0.3), 0.5)
-    return max(mean * (1.0 - shape), 1e-6), shape
+    n = excess.shape[1]
+    mean = excess.mean(axis=1)
+    weighted = (excess * (n - 1 - np.arange(n))).sum(axis=1) / (n * (n - 1))
+    apart = mean - 2.0 * weighted
+    sound = (mean > 0.0) & (apart > 0.0)
+    shape = np.where(sound, 2.0 - mean / np.where(sound, apart, 1.0), 0.0)
+    shape = np.clip(shape, -0.3, 0.5)
+    return np.maximum(mean * (1.0 - shape), 1e-6), shape
+
+
+def _survival(
+    excess: NDArray[np.float64], scale: NDArray[np.float64] | float, shape: Any
+) -> NDArray[np.float64]:
+    shape = np.asarray(shape, dtype=np.float64)
+    flat = np.abs(shape) < 1e-9
+    safe = np.where(flat, 1.0, shape)
+    inside = np.maximum(1.0 + safe * excess / scale, 0.0)
+    with np.errstate(divide="ignore"):
+        bent = np.where(inside > 0.0, inside ** (-1.0 / safe), 0.0)
+    out: NDArray[np.float64] = np.where(flat, np.exp(-excess / scale), bent)
+    return out
+
+
+def _quantile(uniform: NDArray[np.float64], shape: float) -> NDArray[np.float64]:
+    """Of the generalized Pareto distribution of scale 1."""
+    if abs(shape) < 1e-9:
+        plain: NDArray[np.float64] = -np.log1p(-uniform)
+        return plain
+    bent: NDArray[np.float64] = ((1.0 - uniform) ** (-shape) - 1.0) / shape
+    return bent
+
+
+def _anderson_darling(
+    excess: NDArray[np.float64], scale: NDArray[np.float64], shape: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A² of each ascending row of (R, n) against its model: weighs the ends, where it matters."""
+    n = excess.shape[1]
+    beyond = np.clip(_survival(excess, scale[:, None], shape[:, None]), 1e-12, 1.0 - 1e-12)
+    weights = 2.0 * np.arange(1, n + 1) - 1.0
+    total = (weights * (np.log1p(-beyond) + np.log(beyond[:, ::-1]))).sum(axis=1)
+    out: NDArray[np.float64] = -n - total / n
+    return out

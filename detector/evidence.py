@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from detector.baseline import KindBaseline
 from detector.blocks import SKETCH_DIMS, Block, Identity
+from detector.change_points import COLUMNS as CHANGE_COLUMNS
+from detector.change_points import account_changed
 from detector.neighbours import centre_one, centred, nearest, similarities
 from detector.score import TextModels, account_row
 from detector.state import Column, StateMismatch, Table
 from features import NAMES
 
-__all__ = ["MIN_EVENTS", "Others", "TextEvidence", "link_keys"]
+__all__ = ["MIN_EVENTS", "SEEN", "Others", "TextEvidence", "link_keys"]
 
 MIN_EVENTS: Final = 8  # a block of fewer says too little
 NEIGHBOURS: Final = 20
@@ -33,6 +35,11 @@ _TEMPLATE_TEXTS: Final = 3  # distinct texts with the same head that make it a t
 _RECENTRE_S: Final = 21_600.0
 _SCORE_STEP: Final = 1 << 20  # scores are summed as integers of this step: order cannot matter
 _DAY: Final = 86_400.0
+# What the models saw when the evidence reached its maximum: column `seen`. NaN for nobody.
+SEEN: Final = (
+    *("mean", "max", "min", "events"),
+    *("linked_mean", "template_mean", "sketch_mean", "sketch_cosine"),
+)
 
 _COLUMNS: Final = (
     Column("start", "float64"),  # of the account's evidence, Unix seconds
@@ -56,6 +63,14 @@ _COLUMNS: Final = (
     Column("centred", "int8", (SKETCH_DIMS,)),
     Column("best_score", "float64", fill=-math.inf),
     Column("best", "float32", (len(NAMES),)),  # features of the block with the best score
+    Column("seen", "float64", (len(SEEN),), fill=math.nan),  # see SEEN
+    # Of the blocks since the account's last change, which are a history of their own.
+    Column("since_events_before", "int64"),
+    Column("since_sum", "float64"),
+    Column("since", "int32"),
+    Column("since_highest", "float64", fill=-math.inf),
+    Column("since_lowest", "float64", fill=math.inf),
+    *CHANGE_COLUMNS,
 )
 
 
@@ -145,12 +160,16 @@ class TextEvidence:
             table["lowest"][row] = min(table["lowest"][row], score)
             table["rest_sketch"][row] += sketch
             table["sketches"][row] += 1
+            self._since_change(row, block, score)
         if score > table["best_score"][row] or block.index == 0:
             table["best_score"][row] = score
             table["best"][row] = np.frombuffer(block.features, np.float32)
-        mean, highest, lowest = self.history(row)
+        mean = self.history(row)[0]
         events = block.events - int(table["events_before"][row])
-        own = self.models.account.log_odds(account_row(mean, highest, lowest, events))
+        own = max(
+            self.models.account.log_odds(account_row(*history, n))
+            for history, n in self._histories(row, events)
+        )
         table["own"][row] = own
         table["own_top"][row] = max(table["own_top"][row], own)
         before = int(table["mean"][row]) if table["scored"][row] else 0
@@ -212,39 +231,34 @@ class TextEvidence:
         nobody.
         """
         table = self._table
-        own = float(table["own"][row])
-        if own < self._bar:
-            return float(table["evidence"][row])
-        mean, highest, lowest = self.history(row)
+        highest_yet = float(table["evidence"][row])
+        if table["own"][row] < self._bar:
+            return highest_yet
         others = self.others(row)
-        odds = [own]
-        if not math.isnan(others.linked_mean):
-            seen = account_row(mean, highest, lowest, events, (others.linked_mean,))
-            odds.append(self.models.linked.log_odds(seen))
-        if not math.isnan(others.sketch_mean):
-            template = others.template_mean
-            seen = account_row(
-                mean,
-                highest,
-                lowest,
-                events,
-                (
-                    mean if math.isnan(template) else template,
-                    others.sketch_mean,
-                    others.sketch_cosine,
-                ),
-            )
-            odds.append(self.models.alike.log_odds(seen))
-        evidence = max(float(table["evidence"][row]), sum(odds) / len(odds))
-        table["evidence"][row] = evidence
-        return evidence
+        for history, n in self._histories(row, events):
+            own = self.models.account.log_odds(account_row(*history, n))
+            if own < self._bar:
+                continue
+            evidence = self._odds(own, history, n, others)
+            if evidence > highest_yet:
+                highest_yet = evidence
+                table["evidence"][row] = evidence
+                table["seen"][row] = (*history, n, *others)
+        return highest_yet
 
     def week_events(self, row: int, events: int) -> int:
         """Of an account's served events, those since its evidence began."""
         return events - int(self._table["events_before"][row])
 
-    def watch(self, row: int, bar: float, most: int) -> list[str]:
-        """Look at the account for campaigns; the watched ones most alike, cosine at least `bar`."""
+    def holders(self, row: int) -> dict[str, int]:
+        """`keys`, and how many accounts have each."""
+        return {key: self._planes[key][1] for key in self._keys[row]}
+
+    def watch(self, row: int, bar: float, most: int) -> list[tuple[str, float]]:
+        """Look at the account for campaigns; the watched ones most alike, and the cosine.
+
+        At most `most`, of a cosine of at least `bar`, the nearest first.
+        """
         table = self._table
         eligible = table["watched"][: table.rows].copy()
         eligible[row] = False
@@ -252,7 +266,9 @@ class TextEvidence:
         dots = similarities(table["centred"], table.rows, table["centred"][row])
         rows, cosines = nearest(dots, most, eligible)
         return [
-            self._names[r] for r, c in zip(rows.tolist(), cosines.tolist(), strict=True) if c >= bar
+            (self._names[r], c)
+            for r, c in zip(rows.tolist(), cosines.tolist(), strict=True)
+            if c >= bar
         ]
 
     def clean(self, accounts: int) -> tuple[KindBaseline, list[float]]:
@@ -329,6 +345,49 @@ class TextEvidence:
                 plane[0] += int(self._table["mean"][row])
                 plane[1] += 1
 
+    def _odds(
+        self, own: float, history: tuple[float, float, float], events: int, others: Others
+    ) -> float:
+        """The mean log-odds of the models that can say something."""
+        models = self.models
+        odds = [own]
+        if not math.isnan(others.linked_mean):
+            seen = account_row(*history, events, (others.linked_mean,))
+            odds.append(models.linked.log_odds(seen))
+        if not math.isnan(others.sketch_mean):
+            template = history[0] if math.isnan(others.template_mean) else others.template_mean
+            alike = (template, others.sketch_mean, others.sketch_cosine)
+            odds.append(models.alike.log_odds(account_row(*history, events, alike)))
+        return sum(odds) / len(odds)
+
+    def _histories(self, row: int, events: int) -> list[tuple[tuple[float, float, float], int]]:
+        """What is judged: the whole week, and the part of it since the account changed."""
+        table = self._table
+        histories = [(self.history(row), events)]
+        count = int(table["since"][row])
+        if count > 1:  # one strange block makes no other customer
+            before = int(table["since_events_before"][row] - table["events_before"][row])
+            mean = float(table["since_sum"][row]) / count
+            highest, lowest = table["since_highest"][row], table["since_lowest"][row]
+            histories.append(((mean, float(highest), float(lowest)), events - before))
+        return histories
+
+    def _since_change(self, row: int, block: Block, score: float) -> None:
+        table = self._table
+        network = next((k for k in link_keys(block.identity) if k.startswith("net:")), None)
+        if account_changed(table, row, block, network):
+            table["since_events_before"][row] = block.events - block.n
+            table["since_sum"][row] = 0.0
+            table["since"][row] = 0
+            table["since_highest"][row] = -math.inf
+            table["since_lowest"][row] = math.inf
+        elif not table["since"][row]:
+            return
+        table["since_sum"][row] += score
+        table["since"][row] += 1
+        table["since_highest"][row] = max(table["since_highest"][row], score)
+        table["since_lowest"][row] = min(table["since_lowest"][row], score)
+
     def _restart(self, row: int, block: Block) -> None:
         # A week is over: what the account did before no longer speaks against it.
         table = self._table
@@ -346,6 +405,12 @@ class TextEvidence:
                 "own_top",
                 "evidence",
                 "best_score",
+                "seen",
+                "since_events_before",
+                "since_sum",
+                "since",
+                "since_highest",
+                "since_lowest",
             ):
                 table[column.name][row] = column.fill
 

@@ -17,10 +17,11 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from detector.baseline import Baseline, KindBaseline, Reference, e_value
+from detector.baseline import Baseline, KindBaseline, Missing, Reference, e_value
 from detector.blocks import Block, Identity
-from detector.campaigns import Campaigns
+from detector.campaigns import Campaigns, Change, client_keys
 from detector.evidence import MIN_EVENTS, TextEvidence, link_keys
+from detector.false_share import FalseShare
 from detector.score import TextModels, shipped
 from detector.settings import Settings
 from detector.state import StateMismatch, pack, unpack
@@ -29,19 +30,21 @@ from detector.vector_model import VectorModel
 from features import NAMES, TEXTS
 from responders.alerts.findings import Findings
 from responders.alerts.ocsf import Alert
-from responders.decisions import Decision, Reason, Signal
+from responders.decisions import Decision, Reason, Signal, is_enforcement
 from responders.feedback import Feedback, with_tick
 from responders.policy import Policy, Verdict
 
 __all__ = ["AccountSummary", "Judge", "Judgement", "Models"]
 
-_VERSION: Final = 1
+_VERSION: Final = 2
+_POPULATION: Final = 1  # version of a baseline's populations
 _WATCH_RATE: Final = 1e-2  # evidence that 1 % of customers reach: linked into campaigns from here
 _SUSPECT_RATE: Final = 1e-3  # from here an account teaches no vector population
 _ALIKE_COSINE: Final = 0.5
-_ALIKE_MOST: Final = 5
+_ALIKE_MOST: Final = 8
 _SIGNALS: Final = 5
 _BAR_ACCOUNTS: Final = 100  # customers from which their own 95 % quantile is trusted
+_KINDS: Final = ("text", "vector")
 _CLEAN_SKETCHES: Final = 4000  # customers whose sketches a baseline keeps
 
 
@@ -75,11 +78,13 @@ class Judgement:
 
     decisions: list[Decision] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
+    campaigns: list[Change] = field(default_factory=list)
 
     def extend(self, other: Judgement) -> None:
         """Append a later one."""
         self.decisions += other.decisions
         self.alerts += other.alerts
+        self.campaigns += other.campaigns
 
 
 class AccountSummary(msgspec.Struct):
@@ -90,6 +95,15 @@ class AccountSummary(msgspec.Struct):
     e_value: float = 0.0  # highest so far
     rates: dict[str, float] = {}  # population → false-alarm rate of its evidence, where below 1
     events: dict[str, int] = {}  # population → served events
+    day: int = -1  # of its last judged block, since 1970
+
+    @property
+    def rate(self) -> float:
+        """False-alarm rate of its rarest evidence; 1 without.
+
+        Each population is one more chance to be wrong about the account: Bonferroni.
+        """
+        return min(1.0, min(self.rates.values()) * len(self.rates)) if self.rates else 1.0
 
 
 @dataclass(slots=True)
@@ -140,6 +154,16 @@ class Judge:
         self._texts: dict[str, TextEvidence] = {}
         self._vectors: dict[str, VectorEvidence] = {}
         self._accounts: dict[str, AccountSummary] = {}
+        self._rungs = [rung.false_per_1000_week / 1000.0 for rung in self.policy.rungs]
+        self._enforcing = next(
+            (i for i, rung in enumerate(self.policy.rungs) if is_enforcement(rung.action)),
+            len(self._rungs) - 1,
+        )
+        self._false_share = FalseShare(
+            settings.policy.max_false_share, self._rungs[self._enforcing]
+        )
+        # Accounts that `max_false_share` held back, and whom their last block said they are.
+        self._waiting: dict[str, Identity] = {}
         self._changed: set[str] = set()
         self._text_reference = self._reference("text", self._models.text.reference)
         self._vector_reference = self._reference("vector", self._models.vector.reference)
@@ -225,11 +249,20 @@ class Judge:
         return {
             "nominal_false_per_1000_week": {
                 f"{rung.action} {rung.level}": rung.false_per_1000_week
-                for rung in self.settings.policy.ladder
+                for rung in self.policy.rungs
+            },
+            "max_false_share": {
+                "nominal": self.settings.policy.max_false_share,
+                "accounts_of_the_week": self._false_share.accounts,
+                "false_per_1000_week_at_the_end": {
+                    f"{rung.action} {rung.level}": limit
+                    for rung, limit in zip(self.policy.rungs, self._limits(), strict=True)
+                },
+                "held_back": len(self._waiting),
             },
             "baseline": self._baseline_name(),
-            "text": self._text_reference.describe(),
-            "vector": self._vector_reference.describe(),
+            "text": self._rests_on("text", self._text_reference),
+            "vector": self._rests_on("vector", self._vector_reference),
         }
 
     def calibrated(self, name: str, events: int, first_ts: float, last_ts: float) -> Baseline:
@@ -250,7 +283,7 @@ class Judge:
             kinds=kinds,
             centre=centre,
             vectors={
-                population: pack("population", _VERSION, evidence.population.export())
+                population: pack("population", _POPULATION, evidence.population.export())
                 for population, evidence in self._vectors.items()
             },
         )
@@ -291,17 +324,47 @@ class Judge:
     # -- inside ------------------------------------------------------------------------------
 
     def _reference(self, kind: str, values: Any) -> Reference:
-        everybody = Reference(values, len(values))
-        own = self._baseline.kinds.get(kind) if self._baseline else None
-        if own is None or not own.accounts:
-            return everybody
+        shipped = Reference(values, len(values))
+        own = self._own(kind)
+        if own is None or self._missing(kind):
+            return shipped
         shift = 0.0
         if kind == "text" and own.bar is not None and own.accounts >= _BAR_ACCOUNTS:
             shift = own.bar - self._models.text.own_bar
-        return Reference(own.evidence, own.accounts, everybody, shift)
+        return Reference(own.evidence, own.accounts, shipped, shift)
+
+    def _own(self, kind: str) -> KindBaseline | None:
+        own = self._baseline.kinds.get(kind) if self._baseline else None
+        return own if own is not None and own.accounts else None
+
+    def _missing(self, kind: str) -> Missing:
+        """What keeps the operator's own baseline in shadow."""
+        if self._baseline is None:
+            return Missing(0, 0.0)
+        judge = self.settings.judge
+        return self._baseline.missing(kind, judge.baseline_customers, judge.baseline_days)
+
+    def _rests_on(self, kind: str, reference: Reference) -> dict[str, Any]:
+        about = reference.describe()
+        own = self._own(kind)
+        missing = self._missing(kind)
+        if own is not None and self._baseline is not None and missing:
+            about["own_in_shadow"] = {
+                "baseline": self._baseline.name,
+                "customers": own.accounts,
+                "days": self._baseline.days,
+                "needs": str(missing),
+                "needs_customers": missing.customers,
+                "needs_days": missing.days,
+            }
+        return about
 
     def _baseline_name(self) -> str:
-        return self._baseline.name if self._baseline else "shipped"
+        """Of what decisions rest on: the operator's own, once it decides about any kind."""
+        if self._baseline is None:
+            return "shipped"
+        deciding = any(self._own(kind) and not self._missing(kind) for kind in _KINDS)
+        return self._baseline.name if deciding else "shipped"
 
     def _tick_of(self, time: float) -> int:
         # Tick k ends at k·tick_s, and holds what came before its end.
@@ -338,30 +401,69 @@ class Judge:
             block = heapq.heappop(self._pending)[4]
             if self._take(block):
                 touched[block.account] = block.identity
+        judgement.campaigns += self.campaigns.advance(now)
+        limits = self._limits() if touched else None
         verdicts = []
-        for account, identity in touched.items():
+        for account, identity in self._due(touched, limits):
             verdict = self._verdict(account, identity)
-            if verdict is not None and self.policy.would_issue(verdict, now):
+            if verdict is not None and self.policy.would_issue(verdict, now, limits):
                 verdicts.append(self._explained(verdict))
         judgement.decisions += self.policy.decide(
-            verdicts, now, scorer=self._models.name, baseline=self._baseline_name()
+            verdicts,
+            now,
+            scorer=self._models.name,
+            baseline=self._baseline_name(),
+            limits=limits,
         )
         judgement.alerts += self._findings.decided(judgement.decisions, now)
         return judgement
 
+    def _limits(self) -> list[float]:
+        """False alarms per 1,000 at which each rung is reached at the tick."""
+        limits = self._false_share.limits(self._rungs, FalseShare.day(self.now))
+        # Watching harms nobody: below enforcement the ladder's own numbers hold.
+        limits[: self._enforcing] = self._rungs[: self._enforcing]
+        return [1000.0 * limit for limit in limits]
+
+    def _due(
+        self, touched: dict[str, Identity], limits: list[float] | None
+    ) -> list[tuple[str, Identity]]:
+        """Whom to decide about: accounts with a new block, then those whose waiting is over."""
+        if limits is None:
+            return []
+        limit, nominal = limits[self._enforcing] / 1000.0, self._rungs[self._enforcing]
+        due = list(touched.items())
+        for account, identity in touched.items():
+            if limit < self._accounts[account].rate <= nominal:
+                self._waiting[account] = identity
+            else:
+                self._waiting.pop(account, None)
+        for name in list(self._waiting):
+            if self._false_share.forgot(name):
+                del self._waiting[name]
+            elif self._accounts[name].rate <= limit:
+                due.append((name, self._waiting.pop(name)))
+        return due
+
     def _take(self, block: Block) -> bool:
         """Let a block move the evidence; whether it could say anything."""
         account = self._accounts.get(block.account)
+        met: list[str] = []
         if account is None:
             account = self._accounts[block.account] = AccountSummary()
+            met = client_keys(block.identity)
+            if block.kind == "vector":
+                met += link_keys(block.identity)
+        served = block.events - account.events.get(block.population, 0)
+        self.campaigns.passed(block.time, served, met)
         self._changed.add(block.account)
         if block.index > 0 or block.revision == 0:
             account.blocks += 1
         account.events[block.population] = block.events
         if block.kind == "text":
-            rate = self._take_text(block, account)
+            rate = self._take_text(block, account, served)
         elif block.kind == "vector":
-            rate = self._take_vector(block, account)
+            rate = self._take_vector(block, account, served)
         else:
             return False  # without inputs there is nothing that separates thieves from customers
         if rate is None:
@@ -371,9 +473,11 @@ class Judge:
         else:
             account.rates.pop(block.population, None)
         account.e_value = max(account.e_value, e_value(rate))
+        account.day = FalseShare.day(self.now)
+        self._false_share.seen(block.account, account.rate, account.day)
         return True
 
-    def _take_text(self, block: Block, account: AccountSummary) -> float | None:
+    def _take_text(self, block: Block, account: AccountSummary, served: int) -> float | None:
         if block.n < MIN_EVENTS:
             return None
         models = self._models.text
@@ -386,7 +490,8 @@ class Judge:
         rate = self._text_reference.rate(found)
         if rate <= _WATCH_RATE:
             alike = evidence.watch(row, _ALIKE_COSINE, _ALIKE_MOST)
-            self.campaigns.watch(block.account, evidence.keys(row), alike)
+            links = {**evidence.holders(row), **dict.fromkeys(client_keys(block.identity))}
+            self.campaigns.watch(block.account, links, alike, time=block.time, events=served)
         return rate
 
     def _text_evidence(self, population: str) -> TextEvidence:
@@ -394,7 +499,7 @@ class Judge:
         bar = None
         if self._calibrating:
             bar = -math.inf
-        elif clean is not None and clean.accounts >= _BAR_ACCOUNTS:
+        elif clean is not None and clean.accounts >= _BAR_ACCOUNTS and not self._missing("text"):
             bar = clean.bar
         restart_s = self.settings.judge.evidence_restart_s
         evidence = TextEvidence(self._models.text, restart_s, clean, bar=bar)
@@ -403,7 +508,7 @@ class Judge:
         self._texts[population] = evidence
         return evidence
 
-    def _take_vector(self, block: Block, account: AccountSummary) -> float | None:
+    def _take_vector(self, block: Block, account: AccountSummary, served: int) -> float | None:
         evidence = self._vectors.get(block.population)
         if evidence is None:
             evidence = self._vector_evidence(block.population, block.dims)
@@ -413,7 +518,8 @@ class Judge:
             account.score = score
             rate = self._vector_reference.rate(evidence.of(block.account))
             if rate <= _WATCH_RATE:
-                self.campaigns.watch(block.account, link_keys(block.identity), ())
+                links = dict.fromkeys([*link_keys(block.identity), *client_keys(block.identity)])
+                self.campaigns.watch(block.account, links, time=block.time, events=served)
             if rate <= _SUSPECT_RATE:
                 evidence.suspect(block.account)
         evidence.learn(block)
@@ -423,7 +529,7 @@ class Judge:
         evidence = VectorEvidence(dims, self._models.vector, self.settings.judge.evidence_restart_s)
         known = self._baseline.vectors.get(population) if self._baseline else None
         if known is not None:
-            evidence.start_population(unpack("population", _VERSION, known))
+            evidence.start_population(unpack("population", _POPULATION, known))
         self._vectors[population] = evidence
         return evidence
 
@@ -431,10 +537,8 @@ class Judge:
         summary = self._accounts[account]
         if not summary.rates:
             return None
-        population = self._strongest(account)
-        # Each population is one more chance to be wrong about the account: Bonferroni.
-        rate = min(1.0, summary.rates[population] * len(summary.rates))
-        if 1000.0 * rate > self.settings.policy.ladder[0].false_per_1000_week:
+        population, rate = self._strongest(account), summary.rate
+        if rate > self._rungs[0]:
             return None
         scopes = {"api_key": identity.api_key, "org": identity.org, "ip": identity.ip}
         return Verdict(
@@ -525,7 +629,11 @@ class Judge:
                 "commanded": sorted(self._commanded),
                 "policy": self.policy.export(),
                 "findings": self._findings.export(),
-                "campaigns": self.campaigns.export(),
+                "campaigns": self.campaigns.export(changes),
+                "waiting": [
+                    (name, msgspec.to_builtins(identity))
+                    for name, identity in self._waiting.items()
+                ],
                 "accounts": [(name, msgspec.to_builtins(self._accounts[name])) for name in names],
                 "texts": {name: texts.export(changes) for name, texts in self._texts.items()},
                 "vectors": {
@@ -563,7 +671,12 @@ class Judge:
         self._findings.restore(state["findings"])
         self.campaigns.restore(state["campaigns"])
         for name, raw in state["accounts"]:
-            self._accounts[name] = msgspec.convert(raw, AccountSummary)
+            account = self._accounts[name] = msgspec.convert(raw, AccountSummary)
+            if account.day >= 0:
+                self._false_share.seen(name, account.rate, account.day)
+        self._waiting = {
+            name: msgspec.convert(identity, Identity) for name, identity in state["waiting"]
+        }
         for name, texts in state["texts"].items():
             if name not in self._texts:
                 self._text_evidence(name)

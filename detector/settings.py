@@ -83,6 +83,12 @@ class JudgeSettings(_Part):
         604_800.0, description="s after an account's first event at which its evidence restarts"
     )
     baseline: Path | None = Field(None, description="made by `calibrate`; none: the shipped one")
+    baseline_customers: int = Field(
+        1000, ge=1, description="below which a baseline is in shadow: the shipped one decides"
+    )
+    baseline_days: float = Field(
+        7.0, ge=0, description="of history in a baseline, likewise; evidence of a day is lower"
+    )
 
 
 class KafkaSettings(_Part):

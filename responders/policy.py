@@ -80,6 +80,8 @@ class _Standing(msgspec.Struct, kw_only=True):
     mode: Mode
     campaign: str | None
     identity: dict[str, str]
+    reached: int = 0  # the highest rung issued since it stands
+    held: bool = False  # its evidence deserved more, were it not for `max_false_share`
 
 
 class _State(msgspec.Struct, kw_only=True):
@@ -122,20 +124,45 @@ class Policy:
         """What later decisions are stamped with; decisions under `off` are stamped shadow."""
         return self._mode
 
+    @property
+    def rungs(self) -> tuple[RungSettings, ...]:
+        """The ladder up to the ceiling, with what each rung may wrongly reach."""
+        return self._ladder
+
     def decide(
-        self, verdicts: Sequence[Verdict], now: float, *, scorer: str, baseline: str
+        self,
+        verdicts: Sequence[Verdict],
+        now: float,
+        *,
+        scorer: str,
+        baseline: str,
+        limits: Sequence[float] | None = None,
     ) -> list[Decision]:
-        """Decisions of the tick that ends at `now`, in the order of their verdicts."""
+        """Decisions of the tick that ends at `now`, in the order of their verdicts.
+
+        Args:
+            verdicts: of this tick.
+            now: Unix seconds.
+            scorer: stamped on the decisions.
+            baseline: likewise.
+            limits: for each of `rungs`, what `false_per_1000` must be at or below at present;
+                None for the ladder's own. Tighter ones take nobody down who is up already.
+        """
         decisions = []
         for verdict in verdicts:
-            rung = self._reached(verdict, now)
+            rung = self._reached(verdict, now, limits)
             if rung is not None:
-                decisions.append(self._issue(verdict, rung, now, scorer, baseline))
+                decision = self._issue(verdict, rung, now, scorer, baseline)
+                standing = self._standings[decision.scope, decision.value]
+                standing.held = self._deserved(verdict, None) > self._deserved(verdict, limits)
+                decisions.append(decision)
         return decisions
 
-    def would_issue(self, verdict: Verdict, now: float) -> bool:
+    def would_issue(
+        self, verdict: Verdict, now: float, limits: Sequence[float] | None = None
+    ) -> bool:
         """Whether `decide` would issue on this verdict: only then is it worth explaining."""
-        return self._reached(verdict, now) is not None
+        return self._reached(verdict, now, limits) is not None
 
     def feedback(self, feedback: Feedback, now: float) -> list[Decision]:
         """Apply a command at the tick that ends at `now`.
@@ -236,7 +263,7 @@ class Policy:
         heapq.heapify(policy._expiries)
         return policy
 
-    def _reached(self, verdict: Verdict, now: float) -> int | None:
+    def _reached(self, verdict: Verdict, now: float, limits: Sequence[float] | None) -> int | None:
         """The rung to issue, or None."""
         key = (verdict.scope, verdict.value)
         standing = self._standings.get(key)
@@ -246,14 +273,18 @@ class Policy:
                 standing = None
         if not verdict.fresh or self._grace.get(key, -math.inf) > now:
             return None
-        deserved = sum(verdict.false_per_1000 <= rung.false_per_1000_week for rung in self._ladder)
+        deserved = self._deserved(verdict, limits)
+        if standing is not None:
+            # What was reached under a wider limit is kept for as long as the evidence is.
+            deserved = max(deserved, min(self._deserved(verdict, None), standing.reached + 1))
         if deserved == 0 or self._allowed.match(_identity(verdict), now) is not None:
             return None
         deserved -= 1
         if standing is None:
             return min(deserved, self._first)
         new_evidence = (
-            verdict.evidence > standing.evidence
+            standing.held
+            or verdict.evidence > standing.evidence
             or verdict.n_events >= standing.n_events + self._settings.new_evidence_events
         )
         target = min(deserved, standing.rung + 1 if new_evidence else standing.rung)
@@ -263,6 +294,12 @@ class Policy:
         if target == standing.rung and (half_over or standing.mode != self._stamp()):
             return target
         return None
+
+    def _deserved(self, verdict: Verdict, limits: Sequence[float] | None) -> int:
+        """How many rungs the evidence is enough for."""
+        if limits is None:
+            limits = [rung.false_per_1000_week for rung in self._ladder]
+        return sum(verdict.false_per_1000 <= limit for limit in limits)
 
     def _issue(
         self, verdict: Verdict, rung: int, now: float, scorer: str, baseline: str
@@ -282,6 +319,7 @@ class Policy:
             mode=self._stamp(),
             campaign=verdict.campaign,
             identity=_identity(verdict),
+            reached=rung if before is None else max(rung, before.reached),
         )
         if before is None or before.expires_at != expires_at:
             heapq.heappush(self._expiries, (expires_at, *key))
@@ -383,7 +421,7 @@ class Policy:
 
 def _below_ceiling(settings: PolicySettings) -> tuple[RungSettings, ...]:
     strength = ACTIONS.index(settings.ceiling)
-    return tuple(rung for rung in settings.ladder if ACTIONS.index(rung.action) <= strength)
+    return tuple(rung for rung in settings.rungs() if ACTIONS.index(rung.action) <= strength)
 
 
 def _identity(verdict: Verdict) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -33,7 +34,8 @@ class RungSettings(_Part):
     action: Action
     level: int = Field(1, ge=1, description="strength within the action")
     false_per_1000_week: Positive = Field(
-        description="customers of 1,000 whom the rung may wrongly reach in a week"
+        description="customers of 1,000 whom the rung may wrongly reach in a week, where "
+        "`policy.false_per_1000_week` is 1; it grows and shrinks with that"
     )
     ttl_s: Positive = Field(3600.0, description="seconds of event time that a decision lives")
 
@@ -50,6 +52,23 @@ class PolicySettings(_Part):
 
     mode: Literal["shadow", "enforce"] = Field(
         "shadow", description="shadow writes decisions that no gateway reads"
+    )
+    false_per_1000_week: Positive = Field(
+        1.0,
+        description="customers of 1,000 who may wrongly be enforced against in a week; "
+        "the numbers of all rungs are multiplied by it",
+    )
+    false_per_1000_week_of: dict[Action, Positive] = Field(
+        {},
+        description="the same for one action, as it is, in place of the ladder's numbers; "
+        "levels above the action's first keep their proportion to it",
+    )
+    max_false_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="of the accounts enforced against in a week, the share that may be false; "
+        "thresholds tighten until it holds; 1 tightens nothing",
     )
     ladder: tuple[RungSettings, ...] = (
         RungSettings(action="observe", false_per_1000_week=10.0, ttl_s=86_400.0),
@@ -83,12 +102,28 @@ class PolicySettings(_Part):
                     f"`ladder`: {above.action} {above.level} is not stronger than "
                     f"{below.action} {below.level}, the rung below it"
                 )
+        rungs = self.rungs()
+        for below, above in pairwise(rungs):
             if above.false_per_1000_week >= below.false_per_1000_week:
                 raise ValueError(
                     f"`ladder`: {above.action} {above.level} must have a smaller "
                     "`false_per_1000_week` than the rung below it"
                 )
         return self
+
+    def rungs(self) -> tuple[RungSettings, ...]:
+        """The ladder as it holds, after the settings that scale it."""
+        first: dict[str, float] = {}
+        rungs = []
+        for rung in self.ladder:
+            first.setdefault(rung.action, rung.false_per_1000_week)
+            own = self.false_per_1000_week_of.get(rung.action)
+            if own is None:
+                rate = rung.false_per_1000_week * self.false_per_1000_week
+            else:
+                rate = own * (rung.false_per_1000_week / first[rung.action])
+            rungs.append(rung.model_copy(update={"false_per_1000_week": rate}))
+        return tuple(rungs)
 
 
 class RedisSettings(_Part):

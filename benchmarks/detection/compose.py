@@ -1,6 +1,6 @@
 """Composes a labelled week of traffic.
 
-    python -m benchmarks.detection.compose --data DIR --split train --seed 1 --out DIR
+    python -m benchmarks.detection.compose [--data DIR] --split train --seed 1 --out DIR
 
 writes `events.jsonl.gz` (native events, sorted by arrival), `labels.json` and `composition.json`
 (what each account is made of).
@@ -13,39 +13,36 @@ import math
 import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.detection import customers, harvesters, vectors
+from benchmarks.detection import adversaries, customers, harvesters, vectors
+from benchmarks.detection.adversaries import Rotation, Wrapper
 from benchmarks.detection.arrivals import WEEK
+from benchmarks.detection.built_in import built_in
+from benchmarks.detection.event_log import WEEK_START, EventLog, Label
 from benchmarks.detection.identities import Account, Registry
 from benchmarks.detection.material import Material, Traffic
 from benchmarks.detection.sources import SPLITS, Sources, Split, load
-from detector.events import Event, Output
+from detector.events import Event
 
 __all__ = ["WEEK_START", "Label", "Settings", "compose", "compose_from", "write"]
 
 Rng = np.random.Generator
-WEEK_START: Final = 1_740_960_000.0  # Monday 3 March 2025, 00:00 UTC
-_ACCOUNT_BYTES: Final = 4_000_000
-_RETRY: Final = (429, 429, 500, 503, 502)
-_REFUSED: Final = (400, 401, 403, 404, 413, 422, 429)
-
-
-class Label(msgspec.Struct, frozen=True):
-    """What an account is. `traits` says how its campaign, or its kind, was drawn."""
-
-    harvesting: bool
-    group: str
-    campaign: str | None = None
-    traits: dict[str, str | float] = {}
+_FRAMEWORK_USERS: Final = ("app", "batch", "long_prompt", "writer", "reseller")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What is in a week. `thieves` is their share of all accounts.
+
+    Campaigns take their form from `forms` in turn; adversaries.FORMS says what each means, and the
+    label's group ends with the form. `warmed` and `poisoner` take several weeks. In `weeks` all
+    customers are there each week; thieves of other forms come in the last.
 
     Events of vectors take 2 KB of memory: 1,300 customers make about 500,000 of them.
     """
@@ -56,8 +53,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     most_cover: float = 0.9
     families: tuple[str, ...] = tuple(harvesters.FAMILIES)
     sizes: tuple[int, ...] = harvesters.SIZES  # nominal accounts of a campaign
-    traffic: str = "text"  # or "vectors"
+    traffic: str = "text"  # or "vectors", or "both"
+    vector_share: float = 0.2  # of the accounts, in "both"
     invented_models: int = 2  # vectors: models beside those of the sources
+    forms: tuple[str, ...] = ("plain",)
+    weeks: int = 1
+    rotation: Rotation = Rotation()
+    poison_a_day: float = 0.01
+    inputs: bool = True  # False: a log of metadata only
 
     @property
     def thief_accounts(self) -> int:
@@ -65,9 +68,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compose(
-    split: Split, seed: int, data: Path, settings: Settings | None = None
+    split: Split, seed: int, data: Path | None, settings: Settings | None = None
 ) -> tuple[list[Event], dict[str, Label]]:
-    """One week: its events, sorted by `ts`, and a label for every account in them."""
+    """One week: its events, sorted by `ts`, and a label for every account in them.
+
+    Its sources are under the folder `data`, or without one those that the project makes itself.
+    """
+    settings = settings or Settings()
+    if data is None:
+        return compose_from(built_in(split, settings.traffic != "text"), seed, settings)
     return compose_from(load(data, split), seed, settings)
 
 
@@ -76,35 +85,83 @@ def compose_from(
 ) -> tuple[list[Event], dict[str, Label]]:
     """The same from sources at hand."""
     settings = settings or Settings()
+    _check(settings)
     rng = np.random.default_rng([seed, SPLITS.index(sources.split), 0x7E1])
     registry = Registry(rng, sources.user_agents)
-    week = _Week(registry, rng)
-    if settings.traffic == "vectors":
+    log = EventLog(registry, rng, settings.weeks, settings.inputs)
+    share = {"text": 0.0, "both": settings.vector_share, "vectors": 1.0}[settings.traffic]
+    customers_of_vectors = round(settings.customers * share)
+    thieves_of_vectors = round(settings.thief_accounts * share)
+    if settings.traffic != "vectors":
+        _compose_text(
+            log,
+            Material(sources, rng),
+            rng,
+            msgspec.structs.replace(settings, customers=settings.customers - customers_of_vectors),
+            settings.thief_accounts - thieves_of_vectors,
+        )
+    if settings.traffic != "text":
         for part in vectors.week(
-            sources, rng, settings.customers, settings.thief_accounts, settings.invented_models
+            sources, rng, customers_of_vectors, thieves_of_vectors, settings.invented_models
         ):
             members = [registry.account() for _ in part.traffic]
-            week.add_vectors(members, part)
-    else:
-        _compose_text(week, sources, rng, settings)
-    return week.finish()
+            log.add_vectors(members, part)
+    return log.finish()
 
 
-def _compose_text(week: _Week, sources: Sources, rng: Rng, settings: Settings) -> None:
-    material = Material(sources, rng)
-    registry = week.registry
-    plan = _planned(rng, settings)
+def _check(settings: Settings) -> None:
+    for form in settings.forms:
+        if form not in adversaries.FORMS:
+            raise ValueError(f"no such form: {form!r}")
+        if form in ("warmed", "poisoner") and settings.weeks < 2:
+            raise ValueError(f"{form} accounts need two weeks or more")
+    if settings.traffic not in ("text", "vectors", "both"):
+        raise ValueError(f"no such traffic: {settings.traffic!r}")
+    if settings.traffic != "text" and (settings.weeks > 1 or settings.forms != ("plain",)):
+        raise ValueError("weeks of vectors have plain campaigns only, one week at a time")
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What thieves may see of a week's customers: how long texts are, and what wraps them."""
+
+    lengths: list[NDArray[np.int64]]
+    templates: list[tuple[Account, Wrapper]]
+
+
+def _compose_text(
+    log: EventLog, material: Material, rng: Rng, settings: Settings, thieves: int
+) -> None:
+    seen = _customers(log, material, rng, settings)
+    drawn = harvesters.campaigns(
+        rng,
+        thieves,
+        settings.families,
+        settings.most_cover,
+        settings.sizes,
+        settings.forms,
+        settings.rotation,
+    )
+    for number, campaign in enumerate(drawn):
+        _campaign(log, material, rng, settings, campaign, f"campaign-{number}", seen)
+
+
+def _customers(log: EventLog, material: Material, rng: Rng, settings: Settings) -> _Seen:
+    registry = log.registry
     honest: list[Account] = []
-    lengths: list[np.ndarray] = []
-    for name, requests, accounts in plan:
+    seen = _Seen([], [])
+    for name, requests, accounts in _planned(rng, settings):
         kind = customers.KINDS[name]
-        traffic = kind.make(material, rng, requests, accounts)
+        traffic = customers.over(kind, material, rng, requests, accounts, settings.weeks)
         members = [registry.account() for _ in traffic]
         honest += members
         for account, one in zip(members, traffic, strict=True):
-            week.add(account, one, Label(False, name))
-            if len(lengths) < 300 and len(one.texts) >= 20:
-                lengths.append(np.array([len(t) for t in one.texts[:2000]]))
+            log.add(account, one, Label(False, name))
+            if len(seen.lengths) < 300 and len(one.texts) >= 20:
+                seen.lengths.append(np.array([len(t) for t in one.texts[:2000]]))
+            if "framing" in settings.forms and len(one.texts) >= 40:
+                wrapper = Wrapper.of(one.texts[:500])
+                seen.templates += [(account, wrapper)] if wrapper else []
         if len(members) > 1 and rng.random() < kind.close:
             for hint in ("payment", "network", "client"):
                 if rng.random() < 0.7:
@@ -112,34 +169,92 @@ def _compose_text(week: _Week, sources: Sources, rng: Rng, settings: Settings) -
     registry.pool(honest, 0.2, "payment", 8)
     registry.pool(honest, 0.2, "network", 15)
     registry.pool(honest, 0.1, "client", 15)
-    drawn = harvesters.campaigns(
-        rng, settings.thief_accounts, settings.families, settings.most_cover, settings.sizes
-    )
-    for number, campaign in enumerate(drawn):
-        members = [registry.account() for _ in range(campaign.accounts)]
-        for hint, share in campaign.shared.items():
-            chosen = rng.permutation(len(members))[: math.ceil(share * len(members))].tolist()
-            groups = int(rng.integers(1, 4)) if len(chosen) > 8 else 1
-            for part in range(groups):
-                registry.share([members[i] for i in chosen[part::groups]], hint)
-        traits: dict[str, str | float] = {
-            "family": campaign.family,
-            "size": campaign.size,
-            "requests": campaign.requests,
-            "assignment": campaign.assignment,
-            "timing": campaign.timing,
-            "joining": campaign.joining,
-            "duration": round(campaign.duration),
-            "cover": round(campaign.cover, 3),
-            "length_matched": int(campaign.length_matched),
-            "low_and_slow": int(campaign.low_and_slow),
-        }
-        traits |= {f"shared_{hint}": round(share, 3) for hint, share in campaign.shared.items()}
-        label = Label(True, campaign.group, f"campaign-{number}", traits)
-        for account, one in zip(
-            members, harvesters.harvest(material, rng, campaign, lengths), strict=True
-        ):
-            week.add(account, one, label)
+    seen.templates = [seen.templates[i] for i in rng.permutation(len(seen.templates)).tolist()]
+    return seen
+
+
+def _campaign(
+    log: EventLog,
+    material: Material,
+    rng: Rng,
+    settings: Settings,
+    campaign: harvesters.Campaign,
+    name: str,
+    seen: _Seen,
+) -> None:
+    registry = log.registry
+    victims: list[tuple[Account, Wrapper]] = []
+    if campaign.form == "framing":  # each by ten accounts, or by what there is
+        count = max(campaign.accounts // 10, 1)
+        victims, seen.templates = seen.templates[:count], seen.templates[count:]
+        if not victims:
+            raise ValueError("too few customers have a template that a thief could copy")
+    wrappers = [wrapper for _, wrapper in victims]
+    if campaign.form == "look_alikes":
+        wrappers = [Wrapper(material.head(rng))]
+    last = settings.weeks - 1
+    if campaign.form == "poisoner":
+        traffic = harvesters.poison(material, rng, campaign, settings.weeks, settings.poison_a_day)
+    else:
+        traffic = harvesters.harvest(material, rng, campaign, seen.lengths, wrappers)
+        if campaign.form == "warmed":
+            traffic = adversaries.warmed(material, rng, traffic, last)
+        else:
+            traffic = [one.later(last * WEEK) for one in traffic]
+    members = [registry.account() for _ in traffic]
+    for hint, share in campaign.shared.items():
+        chosen = rng.permutation(len(members))[: math.ceil(share * len(members))].tolist()
+        groups = int(rng.integers(1, 4)) if len(chosen) > 8 else 1
+        for part in range(groups):
+            registry.share([members[i] for i in chosen[part::groups]], hint)
+    label = Label(True, campaign.group, name, _traits(campaign))
+    for account, one in zip(members, traffic, strict=True):
+        log.add(account, one, label)
+    for i, (victim, _) in enumerate(victims):
+        for member in members[i :: len(victims)]:
+            registry.imitate(member, victim)
+        log.relabel(victim, "framed", name)
+    if campaign.form == "look_alikes":
+        innocent = _look_alikes(material, rng, len(members), wrappers[0], settings)
+        beside = [registry.account() for _ in innocent]
+        registry.share(members + beside, "client")
+        for account, one in zip(beside, innocent, strict=True):
+            log.add(account, one, Label(False, "look_alike", traits={"beside": name}))
+
+
+def _look_alikes(
+    material: Material, rng: Rng, thieves: int, wrapper: Wrapper, settings: Settings
+) -> list[Traffic]:
+    """Customers of the campaign's framework: 10 to 30 % of all who use it."""
+    share = rng.uniform(0.1, 0.3)
+    made: list[Traffic] = []
+    for _ in range(max(round(thieves * share / (1 - share)), 1)):
+        kind = customers.KINDS[_FRAMEWORK_USERS[int(rng.integers(len(_FRAMEWORK_USERS)))]]
+        n = min(customers.volume(rng, kind), 600)
+        made += [
+            Traffic(one.times, wrapper.around(one.texts))
+            for one in customers.over(kind, material, rng, n, 1, settings.weeks)
+        ]
+    return made
+
+
+def _traits(campaign: harvesters.Campaign) -> dict[str, str | float]:
+    traits: dict[str, str | float] = {
+        "family": campaign.family,
+        "size": campaign.size,
+        "requests": campaign.requests,
+        "assignment": campaign.assignment,
+        "timing": campaign.timing,
+        "joining": campaign.joining,
+        "duration": round(campaign.duration),
+        "cover": round(campaign.cover, 3),
+        "length_matched": int(campaign.length_matched),
+        "low_and_slow": int(campaign.low_and_slow),
+        "form": campaign.form,
+    }
+    if campaign.form == "rotated":
+        traits |= {"after": campaign.after, "lives": campaign.lives}
+    return traits | {f"shared_{hint}": round(s, 3) for hint, s in campaign.shared.items()}
 
 
 def _planned(rng: Rng, settings: Settings) -> list[tuple[str, int, int]]:
@@ -166,156 +281,6 @@ def _planned(rng: Rng, settings: Settings) -> list[tuple[str, int, int]]:
     return [
         (name, n, accounts) for (name, _, accounts), n in zip(plan, capped.tolist(), strict=True)
     ]
-
-
-class _Week:
-    """Collects accounts and turns them into events at the end, when identities are settled."""
-
-    def __init__(self, registry: Registry, rng: Rng) -> None:
-        self.registry = registry
-        self._rng = rng
-        self._text: list[tuple[Account, Traffic]] = []
-        self._vector: list[tuple[Account, str, vectors.VectorTraffic]] = []
-        self._labels: dict[str, Label] = {}
-
-    def add(self, account: Account, traffic: Traffic, label: Label) -> None:
-        size = np.cumsum([len(text) for text in traffic.texts])
-        traffic = traffic.trimmed(int(np.searchsorted(size, _ACCOUNT_BYTES)) + 1)
-        if len(traffic.times):
-            self._text.append((account, traffic))
-            self._labels[account.name] = label
-
-    def add_vectors(self, members: Sequence[Account], part: vectors.Part) -> None:
-        for hint, share in part.shared.items():
-            self.registry.pool(members, share, hint, max(len(members), 2) if part.harvesting else 8)
-        for account, traffic in zip(members, part.traffic, strict=True):
-            if len(traffic.times):
-                account.endpoint = "/v1/classify"
-                self._vector.append((account, part.model, traffic))
-                self._labels[account.name] = Label(
-                    part.harvesting, part.group, part.campaign, part.traits
-                )
-
-    def finish(self) -> tuple[list[Event], dict[str, Label]]:
-        events: list[Event] = []
-        for account, traffic in self._text:
-            events += self._text_events(account, traffic)
-        for account, model, rows in self._vector:
-            events += self._vector_events(account, model, rows)
-        order = np.argsort([event.ts for event in events], kind="stable")
-        return [events[i] for i in order.tolist()], self._labels
-
-    def _text_events(self, account: Account, traffic: Traffic) -> list[Event]:
-        rng, n = self._rng, len(traffic.times)
-        tokens = np.maximum(rng.lognormal(math.log(account.answer_tokens), 0.7, n), 1).astype(int)
-        read = np.maximum(
-            np.array([len(t) for t in traffic.texts]) * rng.uniform(0.22, 0.3), 1
-        ).astype(int)
-        latency = 180.0 + 1000 * tokens * account.seconds_a_token * rng.lognormal(0, 0.2, n)
-        events = [
-            Event(
-                ts=ts,
-                account=account.name,
-                request_id=f"r{number:x}",
-                api_key=account.keys[pick % len(account.keys)],
-                org=account.org,
-                plan=account.plan,
-                ip=account.addresses[pick % len(account.addresses)],
-                user_agent=account.user_agent,
-                endpoint=account.endpoint,
-                model=account.model,
-                links=account.links,
-                latency_ms=waited,
-                input_tokens=i,
-                output_tokens=o,
-                input=text,
-                params=account.params[pick % len(account.params)],
-                served=True,
-            )
-            for ts, text, number, pick, waited, i, o in zip(
-                self._clock(traffic.times),
-                traffic.texts,
-                rng.integers(1 << 62, size=n).tolist(),
-                rng.integers(720720, size=n).tolist(),
-                np.round(latency, 1).tolist(),
-                read.tolist(),
-                tokens.tolist(),
-                strict=True,
-            )
-        ]
-        return events + self._failures(account, events)
-
-    def _vector_events(
-        self, account: Account, model: str, rows: vectors.VectorTraffic
-    ) -> list[Event]:
-        rng, n = self._rng, len(rows.times)
-        if rows.labels is None or rows.confidence is None:
-            raise ValueError(f"the rows for {model} have no answers yet")
-        events = [
-            Event(
-                ts=ts,
-                account=account.name,
-                request_id=f"r{number:x}",
-                api_key=account.keys[pick % len(account.keys)],
-                org=account.org,
-                plan=account.plan,
-                ip=account.addresses[pick % len(account.addresses)],
-                user_agent=account.user_agent,
-                endpoint=account.endpoint,
-                model=model,
-                links=account.links,
-                latency_ms=waited,
-                input=x,
-                output=Output(label=label, confidence=sure),
-                served=True,
-            )
-            for ts, x, label, sure, number, pick, waited in zip(
-                self._clock(rows.times),
-                np.round(rows.x.astype(np.float64), 6).tolist(),
-                map(str, rows.labels.tolist()),
-                rows.confidence.tolist(),
-                rng.integers(1 << 62, size=n).tolist(),
-                rng.integers(720720, size=n).tolist(),
-                np.round(rng.lognormal(math.log(12.0), 0.5, n), 2).tolist(),
-                strict=True,
-            )
-        ]
-        return events + self._failures(account, events)
-
-    def _clock(self, times: np.ndarray) -> list[float]:
-        stamps: list[float] = np.round(WEEK_START + np.clip(times, 0, WEEK), 3).tolist()
-        return stamps
-
-    def _failures(self, account: Account, events: Sequence[Event]) -> list[Event]:
-        """Attempts that failed and were made again, refusals, and lines logged twice."""
-        rng = self._rng
-        drawn = rng.random(len(events))
-        extra: list[Event] = []
-        for i in np.flatnonzero(drawn < account.error_rate + 0.0005).tolist():
-            event = events[i]
-            if drawn[i] < 0.0005:
-                extra.append(msgspec.structs.replace(event))
-                continue
-            status = _RETRY[int(rng.integers(len(_RETRY)))]
-            if rng.random() < 0.2:  # not tried again: this one was refused
-                event.status, event.served = int(rng.choice(_REFUSED)), False
-                event.output = event.output_tokens = None
-                continue
-            for attempt in range(int(rng.geometric(0.7))):
-                back = float(rng.uniform(0.5, 2.0) * 2**attempt)
-                extra.append(
-                    msgspec.structs.replace(
-                        event,
-                        ts=round(max(float(event.ts) - back, WEEK_START), 3),
-                        request_id=f"r{int(rng.integers(1 << 62)):x}",
-                        status=status,
-                        served=False,
-                        latency_ms=round(float(rng.exponential(80.0)) + 2.0, 1),
-                        output=None,
-                        output_tokens=None,
-                    )
-                )
-        return extra
 
 
 def write(
@@ -350,7 +315,7 @@ def main() -> None:
     parser = ArgumentParser(
         prog="python -m benchmarks.detection.compose", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder with the sources")
+    parser.add_argument("--data", type=Path, help="folder with the sources; default: built in")
     parser.add_argument("--split", choices=SPLITS, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -375,9 +340,30 @@ def main() -> None:
         default=harvesters.SIZES,
         help="nominal accounts of a campaign (text)",
     )
+    parser.add_argument(
+        "--forms",
+        nargs="+",
+        choices=adversaries.FORMS,
+        default=("plain",),
+        help="forms of campaigns, in turn (text)",
+    )
+    parser.add_argument("--weeks", type=int, default=1, help="2 or more for warmed and poisoner")
+    parser.add_argument(
+        "--rotate",
+        nargs=2,
+        type=int,
+        metavar=("LEAST", "MOST"),
+        default=(8, 200),
+        help="rotated: requests after which an account is left",
+    )
+    parser.add_argument(
+        "--poison-a-day", type=float, default=0.01, help="poisoner: growth of what harvests"
+    )
+    parser.add_argument("--metadata-only", action="store_true", help="leave the inputs out")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--text-only", dest="traffic", action="store_const", const="text")
     kind.add_argument("--vectors", dest="traffic", action="store_const", const="vectors")
+    kind.add_argument("--both", dest="traffic", action="store_const", const="both")
     parser.add_argument("--plain", action="store_true", help="write events.jsonl, not compressed")
     parser.set_defaults(traffic="text")
     options = parser.parse_args()
@@ -388,12 +374,17 @@ def main() -> None:
         options.data,
         Settings(
             thieves=options.thieves,
-            customers=options.customers or (2600 if options.traffic == "text" else 1300),
+            customers=options.customers or (1300 if options.traffic == "vectors" else 2600),
             max_events=options.max_events,
             most_cover=options.most_cover,
             families=tuple(options.families),
             sizes=tuple(options.sizes),
             traffic=options.traffic,
+            forms=tuple(options.forms),
+            weeks=options.weeks,
+            rotation=Rotation(*options.rotate),
+            poison_a_day=options.poison_a_day,
+            inputs=not options.metadata_only,
         ),
     )
     composed = time.perf_counter()

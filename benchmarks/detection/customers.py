@@ -14,7 +14,7 @@ from benchmarks.detection.arrivals import DAY, WEEK
 from benchmarks.detection.material import Material, Shape, Traffic, cut, sample
 from benchmarks.detection.phrases import Voice
 
-__all__ = ["KINDS", "SHARES", "Kind", "volume"]
+__all__ = ["KINDS", "SHARES", "Kind", "over", "volume"]
 
 Rng = np.random.Generator
 
@@ -40,6 +40,33 @@ def volume(rng: Rng, kind: Kind) -> int:
     """Requests in the week of one account of a kind."""
     drawn = rng.lognormal(math.log(kind.median), kind.sigma)
     return int(min(max(drawn, kind.least), kind.most))
+
+
+def over(
+    kind: Kind, material: Material, rng: Rng, requests: int, accounts: int, weeks: int
+) -> list[Traffic]:
+    """The traffic of one customer's accounts over some weeks, `requests` a week each.
+
+    What would be one busy week is dealt over them: its sessions in turn, so that nothing within a
+    session changes; work without pauses is cut into as many runs, each as long as the whole.
+    People say what they have to say: over two weeks, half of it in each.
+    """
+    made = kind.make(material, rng, requests * weeks, accounts)
+    return [_dealt(one, weeks) for one in made] if weeks > 1 else made
+
+
+def _dealt(traffic: Traffic, weeks: int) -> Traffic:
+    times, n = traffic.times, len(traffic.times)
+    session = np.concatenate([[0], np.cumsum(np.diff(times) > 1800)]).astype(np.int64)[:n]
+    if n and session[-1] >= 4 * weeks:
+        moved = times + WEEK * (session % weeks)
+    else:
+        run = np.arange(n) * weeks // max(n, 1)
+        start = times[np.searchsorted(run, run)]
+        first = times[0] if n else 0.0
+        moved = run * WEEK + np.minimum(first + (times - start) * weeks, WEEK - 0.001)
+    order = np.argsort(moved, kind="stable")
+    return Traffic(moved[order], [traffic.texts[i] for i in order.tolist()])
 
 
 def _person(material: Material, rng: Rng, n: int, accounts: int) -> list[Traffic]:

@@ -5,18 +5,28 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.detection import arrivals
+from benchmarks.detection import adversaries, arrivals
+from benchmarks.detection.adversaries import Rotation, Wrapper
 from benchmarks.detection.arrivals import DAY, WEEK
 from benchmarks.detection.material import Material, Traffic, cut, sample
 from benchmarks.detection.phrases import Voice
 
-__all__ = ["ASSIGNMENTS", "FAMILIES", "SIZES", "TIMINGS", "Campaign", "campaigns", "harvest"]
+__all__ = [
+    "ASSIGNMENTS",
+    "FAMILIES",
+    "SIZES",
+    "TIMINGS",
+    "Campaign",
+    "campaigns",
+    "harvest",
+    "poison",
+]
 
 Ints = NDArray[np.int64]
 Rng = np.random.Generator
@@ -47,8 +57,8 @@ class Campaign:
 
     family: str
     size: int  # nominal: what the row is called
-    accounts: int
-    requests: int  # of one account
+    accounts: int  # at the same time
+    requests: int  # of one account, or of those that it is rotated through
     assignment: str
     timing: str
     joining: float  # seconds over which the accounts start
@@ -57,10 +67,16 @@ class Campaign:
     length_matched: bool
     low_and_slow: bool = False
     shared: dict[str, float] = field(default_factory=dict)  # hint → share of accounts that share it
+    form: str = "plain"  # one of adversaries.FORMS
+    after: int = 0  # rotated: requests after which an account is left
+    lives: int = 1  # rotated: accounts one after the other in place of one
 
     @property
     def group(self) -> str:
-        return f"{self.family} x{self.size}"
+        if self.form == "poisoner":
+            return self.form
+        row = f"{self.family} x{self.size}"
+        return row if self.form == "plain" else f"{row} {self.form}"
 
 
 def campaigns(
@@ -69,10 +85,13 @@ def campaigns(
     families: Sequence[str],
     most_cover: float,
     sizes: Sequence[int] = SIZES,
+    forms: Sequence[str] = ("plain",),
+    rotation: Rotation | None = None,
 ) -> list[Campaign]:
-    """Campaigns with `accounts` accounts in all: families take turns, sizes are drawn.
+    """Campaigns with `accounts` accounts in all: families and forms take turns, sizes are drawn.
 
-    Accounts that are too few for any of `sizes` stay unused.
+    Accounts that are too few for any of `sizes` stay unused. Where a form makes no sense, as
+    look-alikes of one account or a rotation without fresh accounts, the campaign is plain.
 
     Raises:
         ValueError: all of them are too few.
@@ -81,14 +100,22 @@ def campaigns(
     drawn: list[Campaign] = []
     left = accounts
     while fitting := [s for s in sizes if max(_LEAST_OF_SIZE * s, 1) <= left]:
+        form = forms[len(drawn) % len(forms)]
+        if form == "rotated":  # leaves accounts to rotate through, where it can
+            fitting = [s for s in fitting if 3 * s <= left] or fitting
         weights = np.array([_SIZE_WEIGHTS[s] for s in fitting])
         size = int(rng.choice(fitting, p=weights / weights.sum()))
         share = rng.uniform(0.8, 1.2)
         actual = 1 if size == 1 else min(max(2, round(size * share)), left)
         if not deck:
             deck = [families[i] for i in rng.permutation(len(families)).tolist()]
-        drawn.append(_campaign(rng, deck.pop(), size, actual, most_cover))
-        left -= actual
+        campaign = _campaign(rng, deck.pop(), size, actual, most_cover)
+        if form == "rotated":
+            campaign = _rotated(rng, campaign, rotation or Rotation(), left)
+        elif form != "look_alikes" or size > 1:
+            campaign = replace(campaign, form=form)
+        drawn.append(campaign)
+        left -= campaign.accounts * campaign.lives
     if accounts and not drawn:
         raise ValueError(f"{accounts} accounts are too few for campaigns of {min(sizes)}")
     return drawn
@@ -131,6 +158,16 @@ def _campaign(rng: Rng, family: str, size: int, accounts: int, most_cover: float
     )
 
 
+def _rotated(rng: Rng, campaign: Campaign, rotation: Rotation, left: int) -> Campaign:
+    """The campaign through as many fresh accounts as its budget takes and `left` allows."""
+    after = rotation.after(rng, campaign.group)
+    lives = min(-(-campaign.requests // after), left // campaign.accounts)
+    if lives < 2:
+        return campaign
+    requests = min(campaign.requests, lives * after)
+    return replace(campaign, form="rotated", requests=requests, after=after, lives=lives)
+
+
 def _cover_share(rng: Rng, most: float) -> float:
     """The share of an account's requests that hide the others: usually none, at most `most`."""
     if most <= 0.05 or rng.random() >= _COVERED:
@@ -141,9 +178,17 @@ def _cover_share(rng: Rng, most: float) -> float:
 
 
 def harvest(
-    material: Material, rng: Rng, campaign: Campaign, lengths: Sequence[Ints]
+    material: Material,
+    rng: Rng,
+    campaign: Campaign,
+    lengths: Sequence[Ints],
+    wrappers: Sequence[Wrapper] = (),
 ) -> list[Traffic]:
-    """The traffic of each account. `lengths` are customers' text lengths, to be matched."""
+    """The traffic of each account in one week.
+
+    `lengths` are customers' text lengths, to be matched. `wrappers`, where there are any, are dealt
+    to the accounts in turn and stand around their texts in place of ways of their own.
+    """
     own = np.maximum(
         (campaign.requests * rng.lognormal(0, 0.15, campaign.accounts)).astype(int), 20
     )
@@ -166,9 +211,14 @@ def harvest(
         mine = voice.say(rng, [texts[i] for i in np.flatnonzero(owner == account).tolist()])
         if not one_shape:
             shape = material.shape(rng, chatty=0.08, headed=0.3)
-        mine = shape.apply(rng, mine, np.arange(len(mine)) // 4)
+        wrapper = wrappers[account % len(wrappers)] if wrappers else None
+        if wrapper:
+            mine = wrapper.around(mine)
+        else:
+            mine = shape.apply(rng, mine, np.arange(len(mine)) // 4)
         if covered[account]:
-            other = _cover(material, rng, int(covered[account]))
+            other = adversaries.honest(material, rng, int(covered[account]))
+            other = wrapper.around(other) if wrapper else other
             place = np.sort(rng.choice(len(mine) + len(other), len(other), replace=False))
             merged = iter(mine)
             hidden = dict(zip(place.tolist(), other, strict=True))
@@ -182,7 +232,20 @@ def harvest(
         if night and campaign.timing in ("poisson", "jittered"):
             times = arrivals.diurnal(rng, times, depth=0.9)
         out.append(Traffic(times, mine[: len(times)]))
+    if campaign.form == "rotated":
+        return adversaries.rotated(rng, out, campaign.after, campaign.lives)
     return out
+
+
+def poison(
+    material: Material, rng: Rng, campaign: Campaign, weeks: int, a_day: float
+) -> list[Traffic]:
+    """The traffic of each account of slow poisoners over some weeks."""
+
+    def ask(n: int) -> list[str]:
+        return FAMILIES[campaign.family](material, rng, max(n, 1))[0]
+
+    return adversaries.poisoned(material, rng, ask, campaign.accounts, weeks, a_day)
 
 
 def _times(
@@ -210,13 +273,6 @@ def _assigned(rng: Rng, assignment: str, topics: Ints, asked: Ints) -> Ints:
         turn = np.concatenate([np.arange(n) for n in asked.tolist()])
         return owner[np.argsort(turn, kind="stable")]
     return rng.permutation(owner)
-
-
-def _cover(material: Material, rng: Rng, n: int) -> list[str]:
-    person = material.their_people[int(rng.integers(len(material.their_people)))]
-    texts = person.texts if len(person.texts) >= n else person.texts + material.their_lines
-    start = int(rng.integers(max(len(texts) - n, 1)))
-    return sample(rng, texts[start : start + n], n)
 
 
 def _matched(rng: Rng, texts: list[str], lengths: Ints) -> list[str]:

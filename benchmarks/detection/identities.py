@@ -127,6 +127,17 @@ class Registry:
             for member in members:
                 member.user_agent = agent
 
+    def imitate(self, member: Account, model: Account) -> None:
+        """Give an account the client, the network (/24) and the requests' form of another one.
+
+        A payer, a device and an organisation cannot be copied from outside.
+        """
+        network = model.addresses[0].rpartition(".")[0]
+        hosts = self._rng.integers(1, 255, len(member.addresses)).tolist()
+        member.addresses = [f"{network}.{host}" for host in hosts]
+        member.user_agent, member.params = model.user_agent, model.params
+        member.endpoint, member.model = model.endpoint, model.model
+
     def pool(self, members: Sequence[Account], share: float, hint: str, largest: int) -> None:
         """Make `share` of the accounts share a hint, in groups of 2 to `largest`."""
         rng = self._rng

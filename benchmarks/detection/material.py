@@ -36,6 +36,9 @@ class Traffic:
     times: Floats
     texts: list[str]
 
+    def later(self, seconds: float) -> Traffic:
+        return Traffic(self.times + seconds, self.texts)
+
     def trimmed(self, most: int) -> Traffic:
         return Traffic(self.times[:most], self.texts[:most])
 
@@ -117,18 +120,19 @@ class Material:
     def shape(self, rng: Rng, *, chatty: float, headed: float) -> Shape:
         """Draw how an account's texts are wrapped: the same ways for customers and thieves."""
         roles = bool(rng.random() < 0.4)
-        head = ""
-        if rng.random() < headed:
-            source = rng.random()
-            if source < 0.45:
-                head = self.phrases.frameworks[int(rng.integers(len(self.phrases.frameworks)))]
-            elif source < 0.65:
-                head = self.systems[int(rng.integers(len(self.systems)))]
-            else:
-                head = self.phrases.system(rng)
+        head = self.head(rng) if rng.random() < headed else ""
         if rng.random() < chatty:
             return Shape(head, roles, int(rng.integers(1, 9)), self.replies(rng))
         return Shape(head, roles and bool(head))
+
+    def head(self, rng: Rng) -> str:
+        """What a framework, or a system prompt of one's own, puts in front of every text."""
+        source = rng.random()
+        if source < 0.45:
+            return self.phrases.frameworks[int(rng.integers(len(self.phrases.frameworks)))]
+        if source < 0.65:
+            return self.systems[int(rng.integers(len(self.systems)))]
+        return self.phrases.system(rng)
 
     def requests(self, rng: Rng, n: int) -> list[str]:
         """`n` messages of one application's users: one of several registers, narrow or broad."""

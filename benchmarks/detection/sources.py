@@ -237,13 +237,16 @@ def _clusters(texts: Sequence[str]) -> dict[str, list[str]]:
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
+    from threadpoolctl import threadpool_limits
 
     count = min(120, len(texts) // 6)
     if count < 2:
         return {f"code:{i}": [text] for i, text in enumerate(texts)}
     terms = TfidfVectorizer(min_df=1, sublinear_tf=True).fit_transform(texts)
     plane = TruncatedSVD(min(48, terms.shape[1] - 1), random_state=0).fit_transform(terms)
-    labels = MiniBatchKMeans(count, n_init=1, random_state=0).fit_predict(plane)
+    # One thread: in a forked process, OpenMP waits for ever for the threads of its parent.
+    with threadpool_limits(1, "openmp"):
+        labels = MiniBatchKMeans(count, n_init=1, random_state=0).fit_predict(plane)
     return _grouped([f"code:{label}" for label in labels], texts)
 
 

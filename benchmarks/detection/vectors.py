@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,8 @@ Matrix = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Rng = np.random.Generator
 
-_SIZES: Final = {1: 0.45, 10: 0.35, 50: 0.2}
+# Campaigns of one account, and of more, for each strategy before it comes again.
+_SIZES: Final = (1, 1, 1, 10, 50)
 
 
 @dataclass(slots=True)
@@ -149,11 +150,16 @@ def week(sources: Sources, rng: Rng, customers: int, thieves: int, invented: int
             own.append(Part(source.name, kind, False, traffic, shared=shared))
         left = round(thieves * popular[: number + 1].sum()) - given
         given += left
-        deck: list[str] = []
+        deck: list[tuple[str, int]] = []
         while left > 0:
-            deck = deck or [_NAMES[i] for i in rng.permutation(len(_NAMES)).tolist()]
+            if not deck:
+                deck = [(strategy, size) for strategy in _NAMES for size in _SIZES]
+                deck = [deck[i] for i in rng.permutation(len(deck)).tolist()]
+            strategy, size = deck.pop()
+            if size > left:
+                continue
             name = f"{source.name}-{len(own)}"
-            part = _campaign(sources, population, rng, deck.pop(), left, name)
+            part = _campaign(sources, population, rng, strategy, size, name)
             left -= len(part.traffic)
             own.append(part)
         population.answer([one for part in own for one in part.traffic])
@@ -172,7 +178,7 @@ def _production(sources: Sources, rng: Rng, n: int) -> Floats:
 
 def _live(sources: Sources, population: Population, rng: Rng) -> VectorTraffic:
     """One row for each thing that happens, as it happens."""
-    n = _volume(rng, 120, 1.0, 12, 4000)
+    n = _volume(rng, 120, 1.0, 12, 2000)
     if rng.random() < 0.5:
         times = _production(sources, rng, n)
     else:
@@ -186,7 +192,7 @@ def _live(sources: Sources, population: Population, rng: Rng) -> VectorTraffic:
 
 def _batch(sources: Sources, population: Population, rng: Rng) -> VectorTraffic:
     """A table scored fast and regularly, all at once or each night; some are sorted by class."""
-    n = _volume(rng, 400, 0.9, 40, 4000)
+    n = _volume(rng, 300, 0.8, 40, 2000)
     pattern = str(rng.choice(arrivals.PATTERNS))
     start, length = rng.uniform(0, 6 * DAY), rng.lognormal(math.log(900.0), 1.2)
     times = arrivals.paced(rng, pattern, n, start, min(length, WEEK - start))
@@ -218,7 +224,7 @@ def _narrow(sources: Sources, population: Population, rng: Rng) -> VectorTraffic
         centre = population.x[int(rng.integers(len(population.x)))]
         far = np.abs((population.x - centre) / population.std).mean(axis=1)
         among = np.argsort(far)[: max(30, int(len(far) * rng.uniform(0.1, 0.5)))]
-    n = _volume(rng, 150, 0.9, 12, 3000)
+    n = _volume(rng, 150, 0.9, 12, 2000)
     times = (
         _production(sources, rng, n)
         if rng.random() < 0.5
@@ -230,7 +236,7 @@ def _narrow(sources: Sources, population: Population, rng: Rng) -> VectorTraffic
 
 def _drifting(sources: Sources, population: Population, rng: Rng) -> VectorTraffic:
     """Another instrument: scaled, shifted, noisy or with missing values filled in."""
-    n = _volume(rng, 150, 0.9, 12, 3000)
+    n = _volume(rng, 150, 0.9, 12, 2000)
     x, _ = population.rows(rng, n)
     style = rng.random()
     if style < 0.4:
@@ -238,9 +244,9 @@ def _drifting(sources: Sources, population: Population, rng: Rng) -> VectorTraff
             np.float32
         )
     elif style < 0.7:
-        x = x + (rng.normal(0, rng.uniform(0.02, 0.2), x.shape) * population.std).astype(np.float32)
+        x = x + (rng.normal(0, rng.uniform(0.02, 0.1), x.shape) * population.std).astype(np.float32)
     else:
-        gone = rng.random(x.shape) < rng.uniform(0.01, 0.2)
+        gone = rng.random(x.shape) < rng.uniform(0.01, 0.1)
         fill = 0.0 if rng.random() < 0.3 else np.median(population.x, axis=0)
         x = np.where(gone, fill, x).astype(np.float32)
     times = arrivals.diurnal(rng, np.sort(rng.uniform(0, WEEK, n)))
@@ -267,27 +273,24 @@ def _what_if(sources: Sources, population: Population, rng: Rng) -> VectorTraffi
 
 _Make = Callable[[Sources, Population, Rng], VectorTraffic]
 _KINDS: Final[dict[str, tuple[float, _Make]]] = {
-    "vector_live": (0.48, _live),
-    "vector_batch": (0.15, _batch),
+    "vector_live": (0.56, _live),
+    "vector_batch": (0.16, _batch),
     "vector_monitor": (0.08, _monitor),
-    "vector_narrow": (0.17, _narrow),
-    "vector_drifting": (0.09, _drifting),
+    "vector_narrow": (0.12, _narrow),
+    "vector_drifting": (0.05, _drifting),
     "vector_what_if": (0.03, _what_if),
 }
 
 
 def _campaign(
-    sources: Sources, population: Population, rng: Rng, strategy: str, left: int, name: str
+    sources: Sources, population: Population, rng: Rng, strategy: str, size: int, name: str
 ) -> Part:
-    sizes = [s for s in _SIZES if s <= left]
-    weight = np.array([_SIZES[s] for s in sizes])
-    size = int(rng.choice(sizes, p=weight / weight.sum()))
     accounts = size
     # A copy takes a budget of queries, however many accounts share it: 2,000 over one to fifty.
-    budget = int(2000 * rng.uniform(0.5, 1.2)) if size < 50 else int(50 * rng.uniform(30, 80))
+    budget = int(2000 * rng.uniform(0.6, 1.3))
     # Natural pools are drawn as customers' rows are, or the drawing would tell them apart.
     recorded = None if strategy == "natural_pool" else population.attacks.get(strategy)
-    if recorded is not None and rng.random() < 0.6:
+    if recorded is not None and rng.random() < 0.5:
         budget = min(budget, len(recorded.x))
         accounts = max(1, min(accounts, budget // 24))
         rows, labels = recorded.x[:budget], recorded.y[:budget]
@@ -364,28 +367,73 @@ def _marginal_shuffle(population: Population, rng: Rng, n: int) -> Matrix:
     return np.stack([rng.permutation(x[:, d]) for d in range(x.shape[1])], axis=1)
 
 
+class _Substitute:
+    """A thief's student: one score a class, linear or of random Fourier features, with gradients.
+
+    Ridge regression on one-hot answers; inputs in standard deviations.
+    """
+
+    def __init__(self, rng: Rng, x: Matrix, labels: Labels, std: Floats, *, linear: bool) -> None:
+        self._std = std
+        z = x / std
+        d = z.shape[1]
+        self._middle = z.mean(axis=0)
+        if linear:
+            self._ways, self._phases = np.eye(d), None
+        else:
+            some = z[rng.integers(len(z), size=(2, 200))]
+            width = float(np.median(np.linalg.norm(some[0] - some[1], axis=1))) + 1e-6
+            self._ways = rng.normal(size=(d, 200)) / width
+            self._phases = rng.uniform(0, 2 * math.pi, 200)
+        self.classes, at = np.unique(labels, return_inverse=True)
+        wanted = np.eye(len(self.classes))[at]
+        self._offset = wanted.mean(axis=0)
+        design = self._features(x)
+        gram = design.T @ design
+        ridge = (0.01 * np.trace(gram) / len(gram) + 1e-6) * np.eye(len(gram))
+        self._weights = np.linalg.solve(gram + ridge, design.T @ (wanted - self._offset))
+
+    def _features(self, x: Matrix) -> Floats:
+        angle = (x / self._std - self._middle) @ self._ways
+        return np.asarray(angle if self._phases is None else np.cos(angle + self._phases))
+
+    def scores(self, x: Matrix) -> Floats:
+        """(n, classes), about 1 for the class of a row and 0 for the others."""
+        return np.asarray(self._features(x) @ self._weights + self._offset)
+
+    def gradient(self, x: Matrix, labels: Labels) -> Floats:
+        """Of the score of each row's label, by its inputs (n, d); up to a positive factor."""
+        weights = self._weights.T[np.searchsorted(self.classes, labels)]
+        if self._phases is None:
+            return np.asarray(weights)
+        angle = (x / self._std - self._middle) @ self._ways + self._phases
+        return np.asarray((-np.sin(angle) * weights) @ self._ways.T)
+
+
 def _jbda(population: Population, rng: Rng, n: int) -> Matrix:
     """Jacobian-based augmentation (Papernot et al. 2017): steps by the sign of a substitute's
-    gradient, from a few seeds, doubling in each round."""
-    from sklearn.linear_model import RidgeClassifier
-
-    seeds = int(rng.integers(20, 120))
-    x = population.rows(rng, min(seeds, n))[0]
-    step = rng.uniform(0.05, 0.4) * population.std
+    gradient, from a few seeds, doubling in each round; towards the answer, away from it, or
+    towards a class drawn by chance (Juuti et al. 2019)."""
+    x = population.rows(rng, min(int(rng.integers(20, 120)), n))[0]
+    linear = bool(rng.random() < 0.3)
+    ranges = population.high - population.low
+    # A step is a share of the spread or, of thieves who only know the ranges, of these.
+    step = rng.uniform(0.1, 0.4) * population.std
+    if rng.random() < 0.3:
+        step = rng.uniform(0.03, 0.12) * ranges
+    way = str(rng.choice(["towards", "towards", "towards", "away", "class"]))
+    careful = rng.random() < 0.4  # keeps to the resolution
     while len(x) < n:
         labels = population.answers(x)[0]
         if len(np.unique(labels)) < 2:
             slope = rng.normal(size=x.shape)
         else:
-            model: Any = RidgeClassifier().fit(x / population.std, labels)
-            place = {c: i for i, c in enumerate(model.classes_)}
-            coefficient = np.atleast_2d(model.coef_)  # two classes have one row, or none
-            if len(coefficient) == 1:
-                coefficient = np.concatenate([-coefficient, coefficient])
-            slope = coefficient[[place[v] for v in labels]]
-        side = 1.0 if rng.random() < 0.5 else -1.0
-        new = np.clip(x + side * step * np.sign(slope), population.low, population.high)
-        x = np.concatenate([x, population.rounded(new.astype(np.float32))])
+            student = _Substitute(rng, x, labels, population.std, linear=linear)
+            to = rng.choice(student.classes, size=len(x)) if way == "class" else labels
+            slope = student.gradient(x, to) * (-1.0 if way == "away" else 1.0)
+        new = np.clip(x + step * np.sign(slope), population.low, population.high)
+        new = new.astype(np.float32)
+        x = np.concatenate([x, population.rounded(new) if careful else new])
     return x[:n].astype(np.float32)
 
 
@@ -393,21 +441,98 @@ def _active(population: Population, rng: Rng, n: int) -> Matrix:
     """Uncertainty sampling: from a large pool, what a student is least sure of, batch by batch."""
     from sklearn.ensemble import ExtraTreesClassifier
 
-    pool = population.rows(rng, 4 * n)[0]
-    if rng.random() < 0.5:
+    pool = population.rows(rng, int(rng.integers(2, 6)) * n)[0]
+    if rng.random() < 0.25:
         pool = (pool + rng.normal(0, 0.2, pool.shape) * population.std).astype(np.float32)
         pool = population.rounded(pool)
-    first = min(max(n // 10, 10), n)
+    first = min(max(n // int(rng.integers(8, 40)), 10), n)
+    batch = max(n // int(rng.integers(5, 16)), 10)
+    kernel = rng.random() < 0.5
     chosen = list(range(first))
     left = np.arange(first, len(pool))
     while len(chosen) < n:
         labels = population.answers(pool[chosen])[0]
-        student = ExtraTreesClassifier(20, random_state=0, n_jobs=1).fit(pool[chosen], labels)
-        chances = np.sort(student.predict_proba(pool[left]), axis=1)
+        if kernel:
+            student = _Substitute(rng, pool[chosen], labels, population.std, linear=False)
+            chances = np.sort(student.scores(pool[left]), axis=1)
+        else:
+            trees = ExtraTreesClassifier(20, random_state=0, n_jobs=1).fit(pool[chosen], labels)
+            chances = np.sort(trees.predict_proba(pool[left]), axis=1)
         margin = chances[:, -1] - (chances[:, -2] if chances.shape[1] > 1 else 0)
-        take = left[np.argsort(margin, kind="stable")[: min(max(n // 8, 10), n - len(chosen))]]
+        take = left[np.argsort(margin, kind="stable")[: min(batch, n - len(chosen))]]
         chosen += take.tolist()
         left = np.setdiff1d(left, take)
+    return pool[chosen]
+
+
+def _public_pool(population: Population, rng: Rng, n: int) -> tuple[Matrix, Labels]:
+    """Rows of another table in the victim's dimensions and ranges, with that table's classes."""
+    rows = generated(rng, "public").benign
+    d, z = len(population.low), rows.x.astype(np.float64)
+    if z.shape[1] < d:  # another width: its factors are mixed anew
+        spread = (z - z.mean(axis=0)) / (z.std(axis=0) + 1e-9)
+        extra = spread @ rng.normal(size=(z.shape[1], d - z.shape[1])) / math.sqrt(z.shape[1])
+        z = np.concatenate([z, extra], axis=1)
+    z = z[:, rng.permutation(z.shape[1])[:d]]
+    style = rng.random()
+    if style < 0.5:  # into the ranges
+        z = (z - z.min(axis=0)) / (np.ptp(z, axis=0) + 1e-9)
+        x = population.low + z * (population.high - population.low)
+    elif style < 0.8:  # to the mean and spread of what customers send
+        z = (z - z.mean(axis=0)) / (z.std(axis=0) + 1e-9)
+        x = population.x.mean(axis=0) + z * population.std
+        x = np.clip(x, population.low, population.high)
+    else:  # each dimension to the customers' marginal distribution
+        rank = np.argsort(np.argsort(z + 1e-9 * rng.normal(size=z.shape), axis=0), axis=0)
+        at = ((rank + 0.5) / len(z) * len(population.x)).astype(np.int64)
+        x = np.take_along_axis(np.sort(population.x, axis=0), at, axis=0)
+    order = rng.permutation(max(n, len(x))) % len(x)
+    x = x[order].astype(np.float32)
+    return (population.rounded(x) if rng.random() < 0.5 else x), rows.y[order]
+
+
+def _knockoff_random(population: Population, rng: Rng, n: int) -> Matrix:
+    """Knockoff Nets (Orekondy et al. 2019) with random rows of a public pool."""
+    return _public_pool(population, rng, n)[0][:n]
+
+
+def _knockoff_adaptive(population: Population, rng: Rng, n: int) -> Matrix:
+    """Knockoff Nets' gradient bandit over the classes of a public pool: certainty, diversity and
+    the student's loss are the reward."""
+    pool, kinds = _public_pool(population, rng, 4 * n)
+    arms = np.unique(kinds)
+    left = {arm: np.flatnonzero(kinds == arm).tolist() for arm in arms.tolist()}
+    preference, baseline, rate = np.zeros(len(arms)), 0.0, float(rng.uniform(0.2, 1.0))
+    chosen: list[int] = []
+    seen: Floats = np.zeros(int(population.classes.max()) + 1)
+    student: _Substitute | None = None
+    while len(chosen) < n:
+        chance = np.exp(preference - preference.max())
+        chance = chance * [bool(left[arm]) for arm in arms.tolist()]
+        chance /= chance.sum()
+        picks = rng.choice(len(arms), size=min(32, n - len(chosen)), p=chance)
+        batch, pulled = [], []
+        for pick in picks.tolist():
+            if left[int(arms[pick])]:
+                batch.append(left[int(arms[pick])].pop())
+                pulled.append(pick)
+        labels, sure = population.answers(pool[batch])
+        reward = sure + 1.0 / (1.0 + seen[labels])
+        if student is not None:
+            score = student.scores(pool[batch])
+            place = np.searchsorted(student.classes, labels) % len(student.classes)
+            reward = reward + (1.0 - score[np.arange(len(batch)), place])
+        for pick, gain in zip(pulled, reward.tolist(), strict=True):
+            better = rate * (gain - baseline)
+            preference -= better * chance
+            preference[pick] += better
+        baseline = 0.9 * baseline + 0.1 * float(reward.mean())
+        np.add.at(seen, labels, 1.0)
+        chosen += batch
+        if len(chosen) >= 64 and len(chosen) % 128 < 32:
+            answers = population.answers(pool[chosen])[0]
+            if len(np.unique(answers)) > 1:
+                student = _Substitute(rng, pool[chosen], answers, population.std, linear=False)
     return pool[chosen]
 
 
@@ -445,7 +570,7 @@ def _boundary(population: Population, rng: Rng, n: int) -> Matrix:
         pairs = np.flatnonzero(ya != yb)[:16]
         low, high = a[pairs].copy(), b[pairs].copy()
         for _ in range(int(rng.integers(4, 9))):
-            middle = population.rounded((low + high) / 2)
+            middle = population.rounded((low + high) / np.float32(2))
             pieces.append(middle)
             have += len(middle)
             same = population.answers(middle)[0] == ya[pairs]
@@ -462,6 +587,8 @@ STRATEGIES: Final[dict[str, Callable[[Population, Rng, int], Matrix]]] = {
     "marginal_shuffle": _marginal_shuffle,
     "jbda": _jbda,
     "active": _active,
+    "knockoff_random": _knockoff_random,
+    "knockoff_adaptive": _knockoff_adaptive,
     "foreign": _foreign,
     "perturbed": _perturbed,
     "boundary": _boundary,

@@ -95,7 +95,7 @@ def main() -> None:
         broker = stack.enter_context(kafka(heap_mb=800))
         server = stack.enter_context(redis_server())
         settings = Settings(
-            policy=PolicySettings(ladder=_LADDER, mode="enforce"),
+            policy=PolicySettings(ladder=_LADDER, max_false_share=1.0, mode="enforce"),
             kafka=KafkaSettings(bootstrap=broker.bootstrap),
             redis=RedisSettings(url=SecretStr(server.url)),
         )

@@ -127,7 +127,7 @@ def calibrate(
     settings = load_settings(config).settings
     chosen = _format(log_format or settings.serve.format, settings)
     inputs = _inputs(files)
-    from detector.runners.calibrate import NothingToLearn
+    from detector.runners.calibrate import NothingToLearn, quality
     from detector.runners.calibrate import calibrate as run
     from detector.runners.inputs import UnreadableInput
 
@@ -146,7 +146,7 @@ def calibrate(
             ("baseline", made.baseline.name),
             ("events", f"{made.baseline.events:,}"),
             ("dead letters", f"{made.dead_letters:,}"),
-            *((f"accounts ({k})", f"{v.accounts:,}") for k, v in made.baseline.kinds.items()),
+            *quality(made.baseline, settings.judge),
             ("written to", str(out)),
         ],
     )

@@ -393,7 +393,10 @@ def _own(settings: Settings, play: Play, folder: Path, port: int) -> Settings:
     return settings.model_copy(
         update={
             "policy": settings.policy.model_copy(update={"mode": "enforce"}),
-            "judge": settings.judge.model_copy(update={"baseline": play.baseline}),
+            # A day of few customers is what there is to play with: it decides all the same.
+            "judge": settings.judge.model_copy(
+                update={"baseline": play.baseline, "baseline_customers": 1, "baseline_days": 0.0}
+            ),
             "serve": settings.serve.model_copy(
                 update={
                     "state": folder / "velvetrope.db",

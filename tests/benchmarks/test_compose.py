@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks.detection import customers, harvesters
 from benchmarks.detection.compose import WEEK_START, Label, Settings, compose, write
-from benchmarks.detection.sources import SPLITS, Sources, load, third
+from benchmarks.detection.sources import SPLITS, load, third
 from detector.events import Event, decode
+from tests.benchmarks.source_units import units
 from tests.benchmarks.tiny_sources import write_sources
 
 Composed = tuple[list[Event], dict[str, Label]]
@@ -36,23 +37,6 @@ def settings(request: pytest.FixtureRequest) -> Settings:
 @pytest.fixture(scope="module")
 def composed(data: Path, settings: Settings) -> Composed:
     return compose("train", 1, data, settings)
-
-
-def units(sources: Sources) -> dict[str, set[str]]:
-    """What must not occur in two splits."""
-    return {
-        "people": {person.name for person in sources.people},
-        "utterances": set(sources.utterances),
-        "questions": set(sources.questions),
-        "personas": set(sources.personas),
-        "tasks": set(sources.tasks),
-        "puzzles": set(sources.puzzles),
-        "problems": set(sources.problems),
-        "instructions": {text for texts in sources.instructions.values() for text in texts},
-        "templates": set(sources.teacher_templates),
-        "articles": set(sources.articles),
-        "clients": {client.name for client in sources.clients},
-    }
 
 
 def test_thirds_of_nine_units_are_three_each_and_together_all() -> None:
@@ -94,6 +78,23 @@ def test_the_share_of_thieves_is_what_was_asked_for(composed: Composed) -> None:
     _, labels = composed
     share = sum(label.harvesting for label in labels.values()) / len(labels)
     assert share == pytest.approx(0.25, abs=0.06)
+
+
+def test_a_week_of_both_has_text_and_vectors(data: Path) -> None:
+    settings = Settings(
+        customers=100, thieves=0.2, max_events=4_000, traffic="both", invented_models=0
+    )
+    events, labels = compose("train", 1, data, settings)
+    of_vectors = {event.account for event in events if isinstance(event.input, list)}
+    assert not of_vectors & {event.account for event in events if isinstance(event.input, str)}
+    assert len(of_vectors) / len(labels) == pytest.approx(0.2, abs=0.05)
+    assert {labels[name].harvesting for name in of_vectors} == {False, True}
+
+
+def test_forms_of_campaigns_are_refused_where_there_are_vectors(data: Path) -> None:
+    settings = Settings(customers=40, traffic="vectors", forms=("rotated",))
+    with pytest.raises(ValueError, match="weeks of vectors have plain campaigns only"):
+        compose("train", 1, data, settings)
 
 
 def test_events_are_sorted_and_within_the_week(composed: Composed) -> None:

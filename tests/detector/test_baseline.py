@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.baseline import BadBaseline, Baseline, KindBaseline, Reference, e_value
+from detector.baseline import (
+    BadBaseline,
+    Baseline,
+    KindBaseline,
+    Reference,
+    _tail_of,
+    e_value,
+)
 
 RNG = np.random.default_rng(8)
 NORMAL = RNG.normal(size=5000)
@@ -77,8 +84,75 @@ def test_what_customers_reached_is_never_called_rarer_than_half_of_it() -> None:
 
 
 def test_beyond_everything_seen_it_is_rare_and_never_impossible() -> None:
-    for values in (np.linspace(0.0, 1.0, 1000), NORMAL):
-        assert Reference(values, len(values)).rate(1e9) == 1e-6
+    assert Reference(NORMAL, len(NORMAL)).rate(1e9) == 1e-6
+    # Without a model of the tail, no rarer than one of all.
+    assert Reference(np.linspace(0.0, 1.0, 4000), 4000).rate(1e9) == 1 / 4001
+
+
+HUMPS = np.concatenate([RNG.exponential(size=1000), RNG.normal(30.0, 0.1, size=30)])
+
+
+@pytest.mark.parametrize(
+    "values", [np.linspace(0.0, 1.0, 4000), np.repeat([1.0, 2.0, 3.0], 200), HUMPS]
+)
+def test_a_tail_that_no_model_fits_is_counted_and_says_so(values: list[float]) -> None:
+    reference = Reference(values, 5000)
+    assert reference.tail is None
+    assert reference.describe()["beyond"] == "counted: no generalized Pareto tail fits"
+    for rank in (1, 2, 5):
+        x = float(np.sort(values)[-rank])
+        assert reference.rate(x) == ((np.asarray(values) >= x).sum() + 1) / 5001
+
+
+def test_a_tail_that_fits_is_turned_down_as_seldom_as_said() -> None:
+    """With four lengths to try, one in ten of the longest and few of all."""
+    tails = [
+        Reference(np.random.default_rng(seed).exponential(size=1000), 1000).tail
+        for seed in range(200)
+    ]
+    longest = sum(tail is not None and tail.values == 100 for tail in tails)
+    assert 0.82 <= longest / 200 <= 0.97
+    assert sum(tail is None for tail in tails) / 200 <= 0.1
+
+
+def test_a_shorter_tail_is_tried_where_the_longer_does_not_fit() -> None:
+    # A gap within the longest tail, none in the shorter ones.
+    rng = np.random.default_rng(4)
+    values = np.concatenate([rng.uniform(0, 1, 1940), 4.0 + rng.exponential(size=60)])
+    tail = Reference(values, 2000).tail
+    assert tail is not None
+    assert tail.values <= 60
+    assert tail.start >= 4.0
+
+
+def test_the_fit_depends_on_the_values_alone() -> None:
+    values = np.random.default_rng(7).exponential(size=500)
+    first = Reference(values, 500).tail
+    _tail_of.cache_clear()
+    assert Reference(values[::-1], 500).tail == first
+
+
+def test_an_own_tail_that_fits_is_believed_beside_the_shipped_one() -> None:
+    shipped = Reference(np.linspace(0.0, 1.0, 500), 1000)
+    own = np.random.default_rng(3).exponential(size=2000)
+    both = Reference(own, 2000, shipped)
+    assert both.tail is not None
+    x = float(own.max()) + 3.0
+    assert both.rate(x) == pytest.approx(
+        (2000 * Reference(own, 2000).rate(x) + 1000 * shipped.rate(x)) / 3000
+    )
+    # Counted, the own customers would say nothing that far out.
+    crowd = np.repeat(own[:100], 20)
+    counted = Reference(crowd, 2000, shipped)
+    assert counted.tail is None
+    assert counted.rate(1e9) == 1000 * shipped.rate(1e9) / 3000
+
+
+def test_a_baseline_says_what_it_lacks() -> None:
+    week = small(last_ts=1.0 + 7 * 86_400.0)
+    assert not week.missing("text", 3, 7.0)
+    assert str(week.missing("text", 1500, 7.0)) == "1,497 more customers"
+    assert str(week.missing("vector", 10, 8.5)) == "10 more customers and 1.5 more days"
 
 
 def test_a_tail_of_few_is_only_ranked() -> None:

@@ -204,9 +204,11 @@ def test_watched_accounts_that_send_alike_are_found_the_nearest_first() -> None:
         row = evidence.add(text_block(f"thief-{i}", sketch=bent), 5.0)
         if i < 3:
             alike = evidence.watch(row, 0.5, 5)
-            assert set(alike) == {f"thief-{j}" for j in range(i)}
-    assert evidence.watch(row, 0.5, 5) == ["thief-2", "thief-1", "thief-0"]
-    assert evidence.watch(row, 0.5, 1) == ["thief-2"]
+            assert {name for name, _ in alike} == {f"thief-{j}" for j in range(i)}
+    alike = evidence.watch(row, 0.5, 5)
+    assert [name for name, _ in alike] == ["thief-2", "thief-1", "thief-0"]
+    assert 1.0 > alike[0][1] > alike[1][1] > alike[2][1] > 0.5
+    assert evidence.watch(row, 0.5, 1) == alike[:1]
     assert evidence.watch(row, 0.9999, 5) == []
 
 

@@ -25,6 +25,7 @@ from tests.detector.small_models import START, models, sketch, text_block, vecto
 
 MODELS = models()
 TICK = 0.2
+WEEK = 604_800.0
 
 
 def settings(partitions: int = 1, **judge: Any) -> Settings:
@@ -562,7 +563,7 @@ def test_a_baseline_of_a_clean_log_loosens_what_its_customers_showed() -> None:
     ]
     one.blocks(0, blocks, START + 200.0)
     one.advance()
-    baseline = one.calibrated("july", 32_000, START, START + 200.0)
+    baseline = one.calibrated("july", 32_000, START, START + WEEK)
     assert baseline.kinds["text"].accounts == 1000
     assert baseline.scorer == "small"
     strict, loose = judge(), Judge(settings(), baseline, models=MODELS)
@@ -574,3 +575,99 @@ def test_a_baseline_of_a_clean_log_loosens_what_its_customers_showed() -> None:
     assert rates[1] > 10 * rates[0]
     assert loose.promise()["baseline"] == "july"
     assert loose.promise()["text"]["customers"] == 1000
+    assert "own_in_shadow" not in loose.promise()["text"]
+
+
+@pytest.mark.parametrize(
+    ("last_ts", "least", "needs"),
+    [
+        (START + 0.5 * WEEK, 1000, "3.5 more days"),
+        (START + WEEK, 1400, "400 more customers"),
+        (START + WEEK / 7, 2000, "1,000 more customers and 6.0 more days"),
+    ],
+)
+def test_a_small_baseline_is_in_shadow_and_says_what_it_needs(
+    last_ts: float, least: int, needs: str
+) -> None:
+    one = Judge(settings(), models=MODELS, calibrating=True)
+    blocks = [text_block(f"c-{i}", i / 10, score=2.0, seq=i) for i in range(1000)]
+    one.blocks(0, blocks, START + 200.0)
+    one.end(0)
+    one.advance()
+    baseline = one.calibrated("july", 32_000, START, last_ts)
+    chosen = settings(baseline_customers=least)
+    shadow, shipped = Judge(chosen, baseline, models=MODELS), judge()
+    for each in (shadow, shipped):
+        each.blocks(0, [damning()], START + 9.0)
+    decisions = shadow.advance().decisions
+    assert brief(decisions) == brief(shipped.advance().decisions) != []
+    assert {d.baseline for d in decisions} == {"shipped"}
+    promise = shadow.promise()
+    assert promise["baseline"] == "shipped"
+    assert promise["text"]["own_in_shadow"]["baseline"] == "july"
+    assert promise["text"]["own_in_shadow"]["needs"] == needs
+    enough = Judge(settings(baseline_customers=1, baseline_days=0.0), baseline, models=MODELS)
+    assert enough.promise()["baseline"] == "july"
+
+
+# How many may be false
+
+
+def suspicious(i: int, customers: int) -> Block:
+    """One that a few in 100 customers are like."""
+    seq = customers + i
+    return text_block(f"suspect-{i}", 50.0 + i, score=3.0, seq=seq, sketch=sketch(900 + i))
+
+
+def with_share(max_false_share: float) -> Settings:
+    policy = settings().policy.model_copy(update={"max_false_share": max_false_share})
+    return settings().model_copy(update={"policy": policy})
+
+
+def one_by_one(max_false_share: float, suspects: int) -> tuple[Judge, Judgement]:
+    """300 quiet customers, and a suspect a second from START + 50 on."""
+    one = Judge(with_share(max_false_share), models=MODELS)
+    quiet = [text_block(f"c-{i}", i / 300, seq=i, sketch=sketch(i)) for i in range(300)]
+    blocks = [*quiet, *(suspicious(i, 300) for i in range(suspects))]
+    one.blocks(0, blocks, blocks[-1].time + 0.5)
+    return one, one.advance()
+
+
+def test_a_share_that_may_be_false_holds_back_until_enough_are_found() -> None:
+    at = {
+        share: {
+            d.value: d.issued_at
+            for d in one_by_one(share, 40)[1].decisions
+            if d.action == "throttle" and d.level == 1
+        }
+        for share in (1.0, 0.5)
+    }
+    assert len(at[0.5]) == len(at[1.0]) == 40
+    first = min(at[0.5].values())
+    waited = [name for name, issued in at[0.5].items() if issued == first]
+    # Nobody was enforced until there were many, and then all who waited were, at once.
+    assert len(waited) >= 10
+    assert sorted(waited) == sorted(f"suspect-{i}" for i in range(len(waited)))
+    assert min(at[1.0].values()) < first
+
+
+def test_few_who_look_alike_among_many_stay_free() -> None:
+    one, found = one_by_one(0.5, 3)
+    assert {d.action for d in found.decisions} == {"observe"}
+    share = one.promise()["max_false_share"]
+    assert share["held_back"] == 3
+    assert share["accounts_of_the_week"] == 303
+    limits = share["false_per_1000_week_at_the_end"]
+    assert limits["observe 1"] == 60.0
+    assert limits["throttle 1"] < 30.0
+
+
+def test_who_waits_is_remembered() -> None:
+    one, before = one_by_one(0.5, 8)
+    again = Judge.restore(with_share(0.5), None, one.export(), models=MODELS)
+    rest = [suspicious(i, 300) for i in range(8, 40)]
+    again.blocks(0, rest, rest[-1].time + 0.5)
+    after = again.advance().decisions
+    expected = one_by_one(0.5, 40)[1].decisions
+    assert brief([*before.decisions, *after]) == brief(expected)
+    assert {d.value for d in after if d.action == "throttle"} > {"suspect-0", "suspect-7"}

@@ -209,6 +209,7 @@ def deployment(broker: Broker, redis_running: RedisServer, name: str) -> Setting
     settings = Settings(
         measure=MeasureSettings(partitions=4),
         policy=PolicySettings(
+            max_false_share=1.0,
             ladder=(
                 RungSettings(action="observe", false_per_1000_week=900.0),
                 RungSettings(action="throttle", false_per_1000_week=600.0),

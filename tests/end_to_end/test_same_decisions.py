@@ -55,6 +55,7 @@ account_idle_after = 600
 [policy]
 mode = "enforce"
 new_evidence_events = 24
+max_false_share = 0.95
 ladder = [
   {action = "observe", false_per_1000_week = 900, ttl_s = 1200},
   {action = "throttle", level = 1, false_per_1000_week = 600, ttl_s = 2400},

@@ -431,3 +431,57 @@ def test_state_of_another_format_is_refused() -> None:
 def test_actions_of_the_default_ladder_are_in_order_of_strength() -> None:
     order = [ACTIONS.index(rung.action) for rung in PolicySettings().ladder]
     assert order == sorted(order)
+
+
+def test_one_number_scales_the_ladder_and_an_action_may_have_its_own() -> None:
+    policy = PolicySettings(false_per_1000_week=2.0, false_per_1000_week_of={"throttle": 3.0})
+    rates = {(rung.action, rung.level): rung.false_per_1000_week for rung in policy.rungs()}
+    assert rates == pytest.approx(
+        {
+            ("observe", 1): 20.0,
+            ("throttle", 1): 3.0,
+            ("throttle", 2): 1.5,  # half of throttle 1's, as in the ladder
+            ("challenge", 1): 0.6,
+            ("poison", 1): 0.2,
+            ("block", 1): 0.06,
+        }
+    )
+    assert steps(decide(Policy(policy), NOW, verdict(2.9))) == [("throttle", 1)]
+    assert steps(decide(Policy(policy), NOW, verdict(3.1))) == [("observe", 1)]
+
+
+def test_an_action_that_would_be_reached_before_the_one_below_is_refused() -> None:
+    with pytest.raises(ValueError, match="block 1 must have a smaller"):
+        PolicySettings(false_per_1000_week_of={"block": 0.2})
+
+
+WIDE = [rung.false_per_1000_week for rung in PolicySettings().rungs()]
+TIGHT = [OBSERVE, 0.05, 0.05, 0.05, 0.05, BLOCK]
+
+
+def held(policy: Policy, now: float, limits: list[float], *verdicts: Verdict) -> list[Decision]:
+    return policy.decide(verdicts, now, scorer="s1", baseline="b1", limits=limits)
+
+
+def test_a_tighter_limit_holds_back_and_a_wider_one_releases() -> None:
+    policy = Policy(PolicySettings())
+    assert steps(held(policy, NOW, TIGHT, verdict(0.5))) == [("observe", 1)]
+    assert held(policy, NOW + 1, TIGHT, verdict(0.5)) == []
+    # The same evidence, without a new request: what held it back has gone.
+    assert policy.would_issue(verdict(0.5), NOW + 2, WIDE)
+    assert steps(held(policy, NOW + 2, WIDE, verdict(0.5))) == [("throttle", 1)]
+    assert held(policy, NOW + 3, WIDE, verdict(0.5)) == []
+
+
+def test_a_tighter_limit_takes_nobody_down() -> None:
+    policy = Policy(PolicySettings())
+    decide(policy, NOW, verdict(0.5))
+    decide(policy, NOW + 1, verdict(0.5, evidence=6.0))
+    later = NOW + 1 + HOUR / 2
+    assert steps(held(policy, later, TIGHT, verdict(0.5, evidence=6.0))) == [("throttle", 2)]
+    # And after a silence in which the decision ended, up to where it was.
+    back = later + HOUR + 1
+    assert steps(held(policy, back, TIGHT, verdict(0.5, evidence=7.0))) == [("throttle", 2)]
+    # But no further: that is new harm.
+    assert steps(held(policy, back + 1, TIGHT, verdict(0.2, evidence=8.0))) == []
+    assert steps(held(policy, back + 2, WIDE, verdict(0.2, evidence=8.0))) == [("challenge", 1)]

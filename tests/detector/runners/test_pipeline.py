@@ -22,6 +22,7 @@ MODELS = models()
 SETTINGS = Settings(
     measure=MeasureSettings(partitions=3, account_idle_after=300.0),
     policy=PolicySettings(
+        max_false_share=1.0,
         ladder=(
             RungSettings(action="observe", false_per_1000_week=900.0, ttl_s=100.0),
             RungSettings(action="throttle", false_per_1000_week=500.0, ttl_s=300.0),

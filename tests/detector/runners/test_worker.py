@@ -72,7 +72,7 @@ def deployment(broker: Broker, redis_: RedisServer) -> Callable[..., Settings]:
         number = next(_numbers)
         settings = Settings(
             measure=MeasureSettings(partitions=4),
-            policy=PolicySettings(ladder=_LADDER, mode="enforce"),
+            policy=PolicySettings(ladder=_LADDER, max_false_share=1.0, mode="enforce"),
             kafka=KafkaSettings(
                 **{
                     "bootstrap": broker.bootstrap,
@@ -134,7 +134,7 @@ def day() -> Log:
 def _settings() -> Settings:
     return Settings(
         measure=MeasureSettings(partitions=4),
-        policy=PolicySettings(ladder=_LADDER, mode="enforce"),
+        policy=PolicySettings(ladder=_LADDER, max_false_share=1.0, mode="enforce"),
     )
 
 

@@ -1,0 +1,482 @@
+"""The detection benchmark: what velvetrope catches, and what others catch at the same false alarms.
+
+    python -m benchmarks.detection.benchmark [--data DIR] [--out DIR]
+
+prints tables, and writes report.md, results.json and plots into the folder `--out`.
+docs/benchmark.md says what is in it and how to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.detection import baselines, baselines_learned, tables
+from benchmarks.detection.baselines import Detector, Traffic, collected, traces_of
+from benchmarks.detection.compose import Settings
+from benchmarks.detection.report import Curve, Matched, Pooled, Report, Study
+from benchmarks.detection.results import (
+    Observed,
+    by_kind,
+    by_row,
+    by_trait,
+    detection,
+    quick_campaigns,
+)
+from benchmarks.detection.sources import Split
+from benchmarks.detection.statistics import exceeded
+from benchmarks.detection.weeks import (
+    NEVER,
+    Judged,
+    Measured,
+    Request,
+    calibrated,
+    evidence_by_hour,
+    judged,
+    keeping,
+    measured,
+)
+from detector.baseline import Baseline
+from detector.judge import Models
+
+__all__ = ["Plan", "main", "run"]
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+SECTIONS: Final = ("baselines", "alone", "metadata", "evidence", "vectors")
+MATCHED: Final = (1e-2, 1e-3)  # per customer-week
+SHARES: Final = (0.02, 0.09, 0.23)
+_WIDTH: Final = 150  # of tables that go into a file or a pipe
+_CALIBRATE_SEED: Final = 5000  # weeks that neither training nor the shipped reference drew
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is run. Weeks of text and of vectors are counted apart."""
+
+    data: str | None = None
+    seeds: int = 20
+    vector_seeds: int = 20
+    detector_seeds: int = 3  # test weeks on which the baselines run too
+    alone_seeds: int = 2
+    metadata_seeds: int = 1
+    calibrate_weeks: int = 3  # without thieves: the first teaches the baselines, the rest set bars
+    customers: int = 2600
+    vector_customers: int = 900
+    max_events: int = 500_000
+    first_seed: int = 1000
+    shares: tuple[float, ...] = SHARES
+    sections: tuple[str, ...] = SECTIONS
+    jobs: int = 2
+    cache: str | None = None
+
+    def week(
+        self, split: Split, seed: int, traffic: str, *, thieves: float, **extra: Any
+    ) -> Request:
+        """The request for a week of this plan."""
+        return Request(
+            split=split,
+            seed=seed,
+            data=self.data,
+            settings=Settings(
+                thieves=thieves,
+                customers=self.customers if traffic == "text" else self.vector_customers,
+                max_events=self.max_events,
+                traffic=traffic,
+            ),
+            **extra,
+        )
+
+
+class _Shared:
+    """What worker processes inherit when they are forked; nothing of it is sent."""
+
+    plan: Plan
+    models: Models
+    own: dict[str, Baseline]  # traffic → the operator's baseline
+    detectors: dict[str, list[Detector]]
+
+
+def _cache(plan: Plan) -> Path | None:
+    return Path(plan.cache) if plan.cache else None
+
+
+# -- work of the processes ---------------------------------------------------------------------
+
+
+def _calibration_week(task: tuple[str, int]) -> tuple[Measured, bytes]:
+    traffic, seed = task
+    plan = _Shared.plan
+    wanted = "baselines" in plan.sections
+    return measured(
+        plan.week("calibrate", seed, traffic, thieves=0.0),
+        _cache(plan),
+        collected if wanted else None,
+    )
+
+
+def _clean_scores(task: tuple[str, Measured]) -> list[float]:
+    """The product's evidence of the customers of a week without thieves, as -log10 of its rate."""
+    _, week = task
+    return [_evidence(one) for one in judged(week, _Shared.models).values()]
+
+
+def _evidence(one: Judged) -> float:
+    return -math.log10(one.rate)
+
+
+class _TestWeek(msgspec.Struct):
+    seed: int
+    seen: dict[tuple[float, bool], list[Judged]]  # (share of thieves, own baseline) → accounts
+    scores: dict[str, dict[str, float]]  # baseline → account → score
+    alone: list[list[Judged]]  # each campaign alone in the clean week: its accounts
+    metadata: list[Judged]
+
+
+def _test_week(task: tuple[str, int]) -> _TestWeek:
+    traffic, seed = task
+    plan, models = _Shared.plan, _Shared.models
+    number = seed - plan.first_seed
+    compared = "baselines" in plan.sections and number < plan.detector_seeds
+    request = plan.week("test", seed, traffic, thieves=max(plan.shares))
+    week, packed = measured(request, _cache(plan), collected if compared else None)
+    found = _TestWeek(seed, {}, {}, [], [])
+    for share in plan.shares:
+        part = week if share == max(plan.shares) else keeping(week, _thinned(week, share, seed))
+        for own in (None, _Shared.own.get(traffic)):
+            found.seen[(share, own is not None)] = list(judged(part, models, own).values())
+    if compared:
+        both = Traffic(week, traces_of(packed))
+        for one in _Shared.detectors[traffic]:
+            found.scores[one.name] = one.scores(both)
+    if "alone" in plan.sections and number < plan.alone_seeds:
+        customers, campaigns = _parts(week)
+        for members in campaigns.values():
+            alone = judged(keeping(week, customers + members), models)
+            found.alone.append([alone[name] for name in members])
+    if "metadata" in plan.sections and number < plan.metadata_seeds:
+        bare = msgspec.structs.replace(request, without_inputs=True)
+        found.metadata = list(judged(measured(bare, _cache(plan))[0], models).values())
+    return found
+
+
+def _parts(week: Measured) -> tuple[list[str], dict[str, list[str]]]:
+    """The week's customers, and the accounts of each of its campaigns."""
+    customers: list[str] = []
+    campaigns: dict[str, list[str]] = {}
+    for name, label in week.labels.items():
+        if label.harvesting:
+            campaigns.setdefault(str(label.campaign), []).append(name)
+        else:
+            customers.append(name)
+    return customers, campaigns
+
+
+def _thinned(week: Measured, share: float, seed: int) -> list[str]:
+    """The customers and, in a random order, as many campaigns as make `share` of the accounts."""
+    customers, campaigns = _parts(week)
+    room = round(len(customers) * share / (1 - share))
+    kept = list(customers)
+    order = sorted(campaigns)
+    for i in np.random.default_rng([seed, round(1000 * share)]).permutation(len(order)).tolist():
+        members = campaigns[order[i]]
+        if len(members) <= room:
+            kept += members
+            room -= len(members)
+    return kept
+
+
+# -- the parts of the report -------------------------------------------------------------------
+
+
+def _detectors(traffic: str) -> list[Detector]:
+    every: list[Detector] = [
+        baselines.Volume(),
+        baselines.Rita(),
+        baselines.Prada(),
+        baselines.Jaccard(),
+        baselines_learned.TenSignals(),
+        baselines_learned.IsolationForest(),
+        baselines_learned.HalfSpaceTrees(),
+    ]
+    return [one for one in every if one.reads in (traffic, "both")]
+
+
+def _flagged(seen: Observed, scores: dict[int, dict[str, float]], bar: float) -> Observed:
+    """The weeks as if accounts whose score is above the bar had been enforced at once."""
+    return [
+        (
+            seed,
+            [
+                msgspec.structs.replace(
+                    one,
+                    enforced_at=one.first
+                    if scores[seed].get(one.account, -math.inf) > bar
+                    else NEVER,
+                )
+                for one in accounts
+            ],
+        )
+        for seed, accounts in seen
+    ]
+
+
+class _Runner:
+    """Runs a plan's parts over processes, with a bar for each."""
+
+    def __init__(self, plan: Plan, progress: Progress) -> None:
+        self.plan = plan
+        self._progress = progress
+        _Shared.plan = plan
+        _Shared.own = {}
+        _Shared.detectors = {}
+
+    def study(self, traffic: str) -> Study:
+        """Everything about weeks of one sort of traffic."""
+        plan = self.plan
+        first = _CALIBRATE_SEED
+        weeks = list(range(first, first + plan.calibrate_weeks))
+        clean = self._map(
+            f"{traffic}: clean weeks", _calibration_week, [(traffic, s) for s in weeks]
+        )
+        taught = clean[0][0]
+        _Shared.own[traffic] = calibrated(taught, _Shared.models, "calibrate-sources")
+        bars = clean[1:] or clean
+        scores = self._map(
+            f"{traffic}: evidence of customers", _clean_scores, [(traffic, w) for w, _ in bars]
+        )
+        product = np.array([score for week in scores for score in week])
+        detector_bars = self._fit(traffic, clean, bars) if "baselines" in plan.sections else {}
+        del clean, bars
+        seeds = plan.seeds if traffic == "text" else plan.vector_seeds
+        tasks = [(traffic, plan.first_seed + i) for i in range(seeds)]
+        tests = self._map(f"{traffic}: test weeks", _test_week, tasks)
+        return _studied(traffic, plan, tests, product, detector_bars)
+
+    def _fit(
+        self,
+        traffic: str,
+        clean: Sequence[tuple[Measured, bytes]],
+        bars: Sequence[tuple[Measured, bytes]],
+    ) -> dict[str, np.ndarray]:
+        """Fit the baselines to the first week; their scores of the other weeks' customers."""
+        found: dict[str, np.ndarray] = {}
+        _Shared.detectors[traffic] = _detectors(traffic)
+        first = Traffic(clean[0][0], traces_of(clean[0][1]))
+        rest = [Traffic(week, traces_of(packed)) for week, packed in bars]
+        for one in self._each(f"{traffic}: baselines learn", _Shared.detectors[traffic]):
+            one.fit([first])
+            values: list[float] = []
+            for part in rest:
+                scores = one.scores(part)
+                values += [scores.get(name, -math.inf) for name in part.week.labels]
+            found[one.name] = np.array(values)
+        return found
+
+    def _each(self, title: str, items: Sequence[Task]) -> Iterable[Task]:
+        bar = self._progress.add_task(title, total=len(items))
+        for item in items:
+            yield item
+            self._progress.advance(bar)
+
+    def _map(
+        self, title: str, work: Callable[[Task], Result], tasks: Sequence[Task]
+    ) -> list[Result]:
+        bar = self._progress.add_task(title, total=len(tasks))
+        context = multiprocessing.get_context("fork")
+        found: dict[int, Result] = {}
+        with ProcessPoolExecutor(self.plan.jobs, mp_context=context) as pool:
+            waiting: dict[Future[Result], int] = {
+                pool.submit(work, task): i for i, task in enumerate(tasks)
+            }
+            for done in as_completed(waiting):
+                found[waiting[done]] = done.result()
+                self._progress.advance(bar)
+        return [found[i] for i in range(len(tasks))]
+
+
+def _studied(
+    traffic: str,
+    plan: Plan,
+    tests: Sequence[_TestWeek],
+    product: np.ndarray,
+    detector_bars: dict[str, np.ndarray],
+) -> Study:
+    variants = {
+        (share, own): [(week.seed, week.seen[(share, own)]) for week in tests]
+        for share in plan.shares
+        for own in (False, True)
+    }
+    rates = [
+        Pooled(thieves=share, own_baseline=own, found=detection("velvetrope", "own", seen))
+        for (share, own), seen in variants.items()
+    ]
+    top = max(plan.shares)
+    every = [week for share in plan.shares for week in variants[(share, False)]]
+    matched = [
+        Matched(
+            found=detection(
+                "velvetrope",
+                f"{rate:g}",
+                _flagged(
+                    variants[(top, False)],
+                    {
+                        week.seed: {o.account: _evidence(o) for o in week.seen[(top, False)]}
+                        for week in tests
+                    },
+                    exceeded(product, rate),
+                ),
+            ),
+            nominal=rate,
+            calibrated_on=len(product),
+        )
+        for rate in MATCHED
+    ]
+    compared = [week for week in tests if week.scores]
+    for name, scores in detector_bars.items():
+        for rate in MATCHED:
+            seen = _flagged(
+                [(week.seed, week.seen[(top, False)]) for week in compared],
+                {week.seed: week.scores[name] for week in compared},
+                exceeded(scores, rate),
+            )
+            matched.append(
+                Matched(
+                    found=detection(name, f"{rate:g}", seen),
+                    nominal=rate,
+                    calibrated_on=len(scores),
+                )
+            )
+    alone = [(week.seed, one) for week in tests for one in week.alone]
+    together_seeds = {seed for seed, _ in alone}
+    together = [
+        (week.seed, week.seen[(top, False)]) for week in tests if week.seed in together_seeds
+    ]
+    bare = [(week.seed, week.metadata) for week in tests if week.metadata]
+    return Study(
+        traffic=traffic,
+        weeks=len(tests),
+        pooled=rates,
+        rows=by_row(every),
+        traits=by_trait(every),
+        quick=quick_campaigns(every),
+        kinds={str(share): by_kind(variants[(share, False)]) for share in plan.shares},
+        kinds_own={str(share): by_kind(variants[(share, True)]) for share in plan.shares},
+        matched=matched,
+        compared_weeks=len(compared),
+        alone=by_row(alone),
+        together=by_row(together),
+        metadata=detection("velvetrope", "own", bare) if bare else None,
+    )
+
+
+def _curves(plan: Plan, models: Models) -> list[Curve]:
+    """Evidence over time of one account of each kind, in the first test week."""
+    week, _ = measured(
+        plan.week("test", plan.first_seed, "text", thieves=max(plan.shares)), _cache(plan)
+    )
+    chosen: dict[str, str] = {}
+    for group in sorted({label.group for label in week.labels.values()}):
+        # An ordinary one: of the kind's accounts, the one with the median number of requests.
+        alike = [name for name, label in week.labels.items() if label.group == group]
+        alike.sort(key=lambda name: (len(week.times[name]), name))
+        chosen[group] = alike[len(alike) // 2]
+    series = evidence_by_hour(week, models, list(chosen.values()))
+    return [
+        Curve(group=group, harvesting=week.labels[name].harvesting, points=series[name])
+        for group, name in sorted(chosen.items())
+    ]
+
+
+def run(plan: Plan, console: Console) -> Report:
+    """Run a plan."""
+    began = time.perf_counter()
+    _Shared.models = models = Models.shipped()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        runner = _Runner(plan, progress)
+        studies = [runner.study("text")]
+        if "vectors" in plan.sections:
+            studies.append(runner.study("vectors"))
+        curves = _curves(plan, models) if "evidence" in plan.sections else []
+    return Report(
+        models=models.name,
+        plan=plan_of(plan),
+        studies=studies,
+        curves=curves,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def plan_of(plan: Plan) -> dict[str, Any]:
+    """What a reader needs to run it again; folders are the reader's own."""
+    said: dict[str, Any] = msgspec.to_builtins(plan)
+    said["data"] = "built in" if plan.data is None else "given"
+    del said["cache"]
+    return said
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.detection.benchmark", description=__doc__.split("\n")[0]
+    )
+    default = Plan()
+    parser.add_argument("--data", type=Path, help="folder with the sources (default: built in)")
+    parser.add_argument("--out", type=Path, default=Path("benchmark-detection"))
+    parser.add_argument("--seeds", type=int, default=default.seeds, help="test weeks of each sort")
+    parser.add_argument("--jobs", type=int, default=default.jobs, help="processes")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="beside the weeks of text")
+    parser.add_argument("--cache", type=Path, help="keep measured weeks here")
+    parser.add_argument("--quick", action="store_true", help="few, small weeks: minutes")
+    options = parser.parse_args(arguments)
+    plan = Plan(
+        data=str(options.data) if options.data else None,
+        seeds=options.seeds,
+        vector_seeds=options.seeds,
+        jobs=options.jobs,
+        sections=tuple(options.only or SECTIONS),
+        cache=str(options.cache) if options.cache else None,
+    )
+    if options.quick:
+        plan = msgspec.structs.replace(
+            plan,
+            seeds=min(options.seeds, 3),
+            vector_seeds=min(options.seeds, 2),
+            detector_seeds=1,
+            alone_seeds=1,
+            calibrate_weeks=2,
+            customers=800,
+            vector_customers=400,
+            max_events=120_000,
+        )
+    for folder in (options.out, options.cache):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    report = run(plan, console)
+    encoded = msgspec.json.format(msgspec.json.encode(report), indent=1)
+    (options.out / "results.json").write_bytes(encoded + b"\n")
+    (options.out / "report.md").write_text(tables.markdown(report))
+    from benchmarks.detection import plots
+
+    plots.draw(report, options.out)
+    tables.show(report, console)
+    console.print(f"{options.out}: report.md, results.json and plots; {report.seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What a run of the benchmark found, as results.json holds it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from benchmarks.detection.results import Detection, FalseAlarms, Row
+
+__all__ = ["Curve", "Matched", "Pooled", "Report", "Study"]
+
+
+class Pooled(msgspec.Struct, frozen=True, kw_only=True):
+    """The product at its own operating point, over all weeks with so many thieves."""
+
+    thieves: float
+    own_baseline: bool
+    found: Detection
+
+
+class Matched(msgspec.Struct, frozen=True, kw_only=True):
+    """A detector at a threshold that `nominal` of the calibrating customers pass."""
+
+    found: Detection
+    nominal: float
+    calibrated_on: int
+
+
+class Curve(msgspec.Struct, frozen=True, kw_only=True):
+    """Evidence over time of one account: (hours since its first request, false-alarm rate)."""
+
+    group: str
+    harvesting: bool
+    points: list[tuple[float, float]]
+
+
+class Study(msgspec.Struct, frozen=True, kw_only=True):
+    """Weeks of one sort of traffic, "text" or "vectors"."""
+
+    traffic: str
+    weeks: int
+    pooled: list[Pooled]
+    rows: list[Row]
+    traits: dict[str, list[Row]]
+    quick: Row
+    kinds: dict[str, list[FalseAlarms]]  # share of thieves → kinds
+    kinds_own: dict[str, list[FalseAlarms]]  # the same with the operator's baseline
+    matched: list[Matched]
+    compared_weeks: int
+    alone: list[Row]
+    together: list[Row]  # the same weeks, all campaigns at once
+    metadata: Detection | None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything."""
+
+    models: str
+    plan: dict[str, Any]
+    studies: list[Study]
+    curves: list[Curve]
+    seconds: float
