@@ -1,8 +1,9 @@
 """Evidence about accounts that send text: from block scores to a running maximum.
 
-A row an account: the scores of its blocks, its mean sketch, what links it to others. Three models
-turn that into log-odds (the account's own history; with accounts on the same payment or network;
-with accounts that send alike), which are averaged. The evidence is their running maximum.
+A row an account: the scores of its blocks, its mean features and sketch, what links it to others.
+Models turn that into log-odds, some from the account's own blocks alone, some with accounts on the
+same payment or network, that send alike, or that also go about it alike; they are averaged. The
+evidence is the running maximum.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from detector.baseline import KindBaseline
 from detector.blocks import SKETCH_DIMS, Block, Identity
 from detector.change_points import COLUMNS as CHANGE_COLUMNS
 from detector.change_points import account_changed
-from detector.neighbours import centre_one, centred, nearest, similarities
-from detector.score import TextModels, account_row
+from detector.directions import direct, direct_all
+from detector.neighbours import NeighbourIndex, centred
+from detector.score import ACCOUNT_COLUMNS, OTHERS_COLUMNS, OWN_COLUMNS, TextModels
 from detector.state import Column, StateMismatch, Table
 from features import NAMES
 
-__all__ = ["MIN_EVENTS", "SEEN", "Others", "TextEvidence", "link_keys"]
+__all__ = ["MIN_EVENTS", "History", "TextEvidence", "link_keys"]
 
 MIN_EVENTS: Final = 8  # a block of fewer says too little
 NEIGHBOURS: Final = 20
@@ -35,18 +37,14 @@ _TEMPLATE_TEXTS: Final = 3  # distinct texts with the same head that make it a t
 _RECENTRE_S: Final = 21_600.0
 _SCORE_STEP: Final = 1 << 20  # scores are summed as integers of this step: order cannot matter
 _DAY: Final = 86_400.0
-# What the models saw when the evidence reached its maximum: column `seen`. NaN for nobody.
-SEEN: Final = (
-    *("mean", "max", "min", "events"),
-    *("linked_mean", "template_mean", "sketch_mean", "sketch_cosine"),
-)
-
 _COLUMNS: Final = (
     Column("start", "float64"),  # of the account's evidence, Unix seconds
     Column("events_before", "int64"),  # served events before `start`
+    Column("events", "int64"),  # served events since `start`
     Column("last_time", "float64"),
     Column("first", "float64", fill=math.nan),  # score of the first block's latest revision
     Column("rest_sum", "float64"),
+    Column("rest_squares", "float64"),
     Column("rest", "int32"),  # blocks after the first
     Column("highest", "float64", fill=-math.inf),  # of these
     Column("lowest", "float64", fill=math.inf),
@@ -60,27 +58,38 @@ _COLUMNS: Final = (
     Column("first_sketch", "int8", (SKETCH_DIMS,)),
     Column("rest_sketch", "int32", (SKETCH_DIMS,)),
     Column("sketches", "int32"),  # blocks in `rest_sketch`
-    Column("centred", "int8", (SKETCH_DIMS,)),
+    Column("first_features", "float32", (len(NAMES),)),
+    Column("rest_features", "float64", (len(NAMES),)),
+    Column("firsts", "int32"),  # 1 when there is a block in `first_features`
     Column("best_score", "float64", fill=-math.inf),
     Column("best", "float32", (len(NAMES),)),  # features of the block with the best score
-    Column("seen", "float64", (len(SEEN),), fill=math.nan),  # see SEEN
     # Of the blocks since the account's last change, which are a history of their own.
     Column("since_events_before", "int64"),
     Column("since_sum", "float64"),
+    Column("since_squares", "float64"),
     Column("since", "int32"),
     Column("since_highest", "float64", fill=-math.inf),
     Column("since_lowest", "float64", fill=math.inf),
     *CHANGE_COLUMNS,
 )
+_RESTARTED: Final = (
+    *("first", "rest_sum", "rest_squares", "rest", "highest", "lowest"),
+    *("own", "own_top", "evidence", "best_score"),
+    *("since_events_before", "since_sum", "since_squares", "since"),
+    *("since_highest", "since_lowest"),
+)
+_FIRST_OTHER: Final = len(OWN_COLUMNS)
+_HABITS: Final = slice(OWN_COLUMNS.index(f"habit.{NAMES[0]}"), _FIRST_OTHER)
 
 
-class Others(NamedTuple):
-    """What accounts around one show. NaN where there is nobody."""
+class History(NamedTuple):
+    """The scores of some of an account's blocks."""
 
-    linked_mean: float  # mean score of accounts on the same payment, device or network
-    template_mean: float  # of accounts that use the same templates
-    sketch_mean: float  # of the 20 whose inputs are most alike
-    sketch_cosine: float  # mean cosine to the nearest 5 of these
+    mean: float
+    highest: float
+    lowest: float
+    deviation: float
+    events: int  # served in these blocks
 
 
 class TextEvidence:
@@ -108,6 +117,10 @@ class TextEvidence:
         self._row_of: dict[str, int] = {}
         self._names: list[str] = []
         self._keys: list[list[str]] = []
+        self._links: list[set[str]] = []  # of these, all but templates
+        self._seen: dict[int, NDArray[np.float64]] = {}  # row → what its evidence was found in
+        self._alike = NeighbourIndex(SKETCH_DIMS)
+        self._company = NeighbourIndex(SKETCH_DIMS + len(NAMES))
         self._planes: dict[str, list[int]] = {}  # key → [sum of mean scores, accounts]
         self._centre = np.zeros(SKETCH_DIMS, np.float32)
         self._centred_rows = 0
@@ -117,7 +130,8 @@ class TextEvidence:
         if clean is not None and clean.means:
             self._clean_sketches = np.frombuffer(clean.sketches, np.int8).reshape(-1, SKETCH_DIMS)
             self._clean_means = np.rint(np.array(clean.means) * _SCORE_STEP).astype(np.int64)
-        self._clean_centred = self._clean_sketches
+        self._clean = NeighbourIndex(SKETCH_DIMS)
+        self._clean.put_all(self._clean_sketches)
 
     def __len__(self) -> int:
         return len(self._row_of)
@@ -143,33 +157,36 @@ class TextEvidence:
             self._row_of[block.account] = row
             self._names.append(block.account)
             self._keys.append([])
+            self._links.append(set())
             table["start"][row] = block.first_ts
             table["events_before"][row] = block.events - block.n
         elif block.time >= table["start"][row] + self._restart_s:
             self._restart(row, block)
         table["changed"][row] = True
         table["last_time"][row] = block.time
+        table["events"][row] = block.events - table["events_before"][row]
         sketch = np.frombuffer(block.sketch, np.int8)
+        features = np.frombuffer(block.features, np.float32)
         if block.index == 0:
             table["first"][row] = score
             table["first_sketch"][row] = sketch
+            table["first_features"][row] = features
+            table["firsts"][row] = 1
         else:
             table["rest_sum"][row] += score
+            table["rest_squares"][row] += score * score
             table["rest"][row] += 1
             table["highest"][row] = max(table["highest"][row], score)
             table["lowest"][row] = min(table["lowest"][row], score)
             table["rest_sketch"][row] += sketch
+            table["rest_features"][row] += features
             table["sketches"][row] += 1
             self._since_change(row, block, score)
         if score > table["best_score"][row] or block.index == 0:
             table["best_score"][row] = score
-            table["best"][row] = np.frombuffer(block.features, np.float32)
-        mean = self.history(row)[0]
-        events = block.events - int(table["events_before"][row])
-        own = max(
-            self.models.account.log_odds(account_row(*history, n))
-            for history, n in self._histories(row, events)
-        )
+            table["best"][row] = features
+        mean = self.history(row).mean
+        own = max(self.models.own_odds(x) for x in self._rows(row))
         table["own"][row] = own
         table["own_top"][row] = max(table["own_top"][row], own)
         before = int(table["mean"][row]) if table["scored"][row] else 0
@@ -180,32 +197,64 @@ class TextEvidence:
         table["scored"][row] = True
         self._join(row, after, block)
         self._recentre(block.time)
-        count = int(table["sketches"][row]) + int(table["first_sketch"][row].any())
-        centre_one(
-            table["first_sketch"][row],
-            table["rest_sketch"][row],
-            max(count, 1),
-            self._centre,
-            table["centred"][row],
-        )
+        self._direct(row)
         return row
 
-    def history(self, row: int) -> tuple[float, float, float]:
-        """Mean, maximum and minimum of the account's block scores."""
+    def history(self, row: int) -> History:
+        """The account's blocks since its evidence began."""
         table = self._table
         first = float(table["first"][row])
         total, count = float(table["rest_sum"][row]), int(table["rest"][row])
+        squares = float(table["rest_squares"][row])
         highest, lowest = float(table["highest"][row]), float(table["lowest"][row])
         if not math.isnan(first):
-            total, count = total + first, count + 1
+            total, count, squares = total + first, count + 1, squares + first * first
             highest, lowest = max(highest, first), min(lowest, first)
-        return total / count, highest, lowest
+        return _history(total, squares, count, highest, lowest, int(table["events"][row]))
 
-    def others(self, row: int) -> Others:
-        """What the accounts around one show, itself left out."""
+    def row(self, row: int, history: History | None = None) -> NDArray[np.float64]:
+        """What the account models see of an account, float64 (len(ACCOUNT_COLUMNS),).
+
+        The columns of others are 0: `others` fills them.
+
+        Args:
+            row: the account's.
+            history: of some of its blocks; all since its evidence began if None.
+        """
+        table = self._table
+        history = history or self.history(row)
+        total = table["first_sketch"][row].astype(np.int64) + table["rest_sketch"][row]
+        count = int(table["sketches"][row]) + int(table["first_sketch"][row].any())
+        constancy = 1.0
+        if count > 1:
+            norm2 = int(np.dot(total, total)) / (127.0 * 127.0)
+            constancy = (norm2 - count) / (count * (count - 1.0))
+        x = np.zeros(len(ACCOUNT_COLUMNS))
+        x[: _HABITS.start] = (
+            history.mean,
+            history.highest,
+            history.lowest,
+            math.log2(max(history.events, 1)),
+            history.deviation,
+            constancy,
+        )
+        blocks = int(table["sketches"][row]) + int(table["firsts"][row])
+        x[_HABITS] = (table["first_features"][row] + table["rest_features"][row]) / blocks
+        return x
+
+    def others(self, row: int, mean: float) -> NDArray[np.float64]:
+        """What the accounts around one show, itself left out: float64 (len(OTHERS_COLUMNS),).
+
+        Where there is nobody, the means are the account's own, and the rest is 0.
+
+        Args:
+            row: the account's.
+            mean: of its own scores.
+        """
         weight_sum = {True: 0.0, False: 0.0}
         score_sum = {True: 0.0, False: 0.0}
         own = int(self._table["mean"][row])
+        crowd = 0
         for key in self._keys[row]:
             total, count = self._planes[key]
             if count < 2:
@@ -215,18 +264,24 @@ class TextEvidence:
             template = key.startswith("head:")
             weight_sum[template] += weight
             score_sum[template] += weight * (total - own) / _SCORE_STEP / (count - 1)
-        sketch_mean, sketch_cosine = self._alike(row)
-        return Others(
-            score_sum[False] / weight_sum[False] if weight_sum[False] else math.nan,
-            score_sum[True] / weight_sum[True] if weight_sum[True] else math.nan,
-            sketch_mean,
-            sketch_cosine,
+            if not template:
+                crowd = max(crowd, count)
+        linked, templates = (
+            score_sum[kind] / weight_sum[kind] if weight_sum[kind] else mean
+            for kind in (False, True)
         )
+        out = np.array(
+            [linked, math.log1p(crowd), templates]
+            + self._who_sends_alike(row, mean)
+            + self._who_goes_about_it_alike(row, mean)
+        )
+        assert len(out) == len(OTHERS_COLUMNS)
+        return out
 
-    def judge(self, row: int, events: int) -> float:
+    def judge(self, row: int) -> float:
         """The account's evidence, after its last block: -inf while its own history is ordinary.
 
-        Linked accounts count only for one whose own history passes the bar that 5 % of customers
+        Other accounts count only for one whose own history passes the bar that 5 % of customers
         pass, so that nobody is convicted by company, and copying a customer's template frames
         nobody.
         """
@@ -234,21 +289,27 @@ class TextEvidence:
         highest_yet = float(table["evidence"][row])
         if table["own"][row] < self._bar:
             return highest_yet
-        others = self.others(row)
-        for history, n in self._histories(row, events):
-            own = self.models.account.log_odds(account_row(*history, n))
-            if own < self._bar:
+        others: NDArray[np.float64] | None = None
+        for x in self._rows(row):
+            if self.models.own_odds(x) < self._bar:
                 continue
-            evidence = self._odds(own, history, n, others)
+            if others is None:
+                others = self.others(row, self.history(row).mean)
+            x[_FIRST_OTHER:] = others
+            evidence = self.models.odds(x)
             if evidence > highest_yet:
                 highest_yet = evidence
                 table["evidence"][row] = evidence
-                table["seen"][row] = (*history, n, *others)
+                self._seen[row] = x
         return highest_yet
 
-    def week_events(self, row: int, events: int) -> int:
-        """Of an account's served events, those since its evidence began."""
-        return events - int(self._table["events_before"][row])
+    def seen(self, row: int) -> NDArray[np.float64] | None:
+        """What the models saw when the evidence reached its maximum; None before there is any.
+
+        Returns:
+            float64 (len(ACCOUNT_COLUMNS),): `TextModels.odds` of it is the evidence.
+        """
+        return self._seen.get(row)
 
     def holders(self, row: int) -> dict[str, int]:
         """`keys`, and how many accounts have each."""
@@ -259,12 +320,8 @@ class TextEvidence:
 
         At most `most`, of a cosine of at least `bar`, the nearest first.
         """
-        table = self._table
-        eligible = table["watched"][: table.rows].copy()
-        eligible[row] = False
-        table["watched"][row] = True
-        dots = similarities(table["centred"], table.rows, table["centred"][row])
-        rows, cosines = nearest(dots, most, eligible)
+        rows, cosines = self._alike.nearest(row, most, self._table["watched"])
+        self._table["watched"][row] = True
         return [
             (self._names[r], c)
             for r, c in zip(rows.tolist(), cosines.tolist(), strict=True)
@@ -299,7 +356,7 @@ class TextEvidence:
     def start_centre(self, centre: list[float]) -> None:
         """Begin with a baseline's median sketch instead of none."""
         self._centre = np.array(centre, np.float32)
-        self._clean_centred = centred(self._clean_sketches.astype(np.float32), self._centre)
+        self._clean.put_all(centred(self._clean_sketches.astype(np.float32), self._centre))
 
     def export(self, changes: bool) -> dict[str, Any]:
         """Everything, or the rows changed since everything was last exported, as builtins."""
@@ -314,6 +371,7 @@ class TextEvidence:
             "columns": table.take(rows),
             "names": [self._names[r] for r in rows.tolist()],
             "keys": [self._keys[r] for r in rows.tolist()],
+            "seen": [(r, self._seen[r].tolist()) for r in sorted(self._seen)],
             "centre": self._centre,
             "centred_rows": self._centred_rows,
             "centred_at": self._centred_at,
@@ -329,15 +387,16 @@ class TextEvidence:
                 raise StateMismatch("changed accounts are stored without those before them")
             if row == len(self._keys):
                 self._keys.append([])
+                self._links.append(set())
                 self._names.append(name)
                 self._row_of[name] = row
             self._keys[row] = list(keys)
-        recentred = state["centred_at"] != self._centred_at
+            self._links[row] = {key for key in keys if not key.startswith("head:")}
+        self._seen = {row: np.array(x) for row, x in state["seen"]}
         self._centre = state["centre"]
         self._centred_rows = state["centred_rows"]
         self._centred_at = state["centred_at"]
-        if recentred:
-            self._centre_all()
+        self._direct_all()
         self._planes = {}
         for row, keys in enumerate(self._keys):
             for key in keys:
@@ -345,32 +404,23 @@ class TextEvidence:
                 plane[0] += int(self._table["mean"][row])
                 plane[1] += 1
 
-    def _odds(
-        self, own: float, history: tuple[float, float, float], events: int, others: Others
-    ) -> float:
-        """The mean log-odds of the models that can say something."""
-        models = self.models
-        odds = [own]
-        if not math.isnan(others.linked_mean):
-            seen = account_row(*history, events, (others.linked_mean,))
-            odds.append(models.linked.log_odds(seen))
-        if not math.isnan(others.sketch_mean):
-            template = history[0] if math.isnan(others.template_mean) else others.template_mean
-            alike = (template, others.sketch_mean, others.sketch_cosine)
-            odds.append(models.alike.log_odds(account_row(*history, events, alike)))
-        return sum(odds) / len(odds)
-
-    def _histories(self, row: int, events: int) -> list[tuple[tuple[float, float, float], int]]:
+    def _rows(self, row: int) -> list[NDArray[np.float64]]:
         """What is judged: the whole week, and the part of it since the account changed."""
         table = self._table
-        histories = [(self.history(row), events)]
+        rows = [self.row(row)]
         count = int(table["since"][row])
         if count > 1:  # one strange block makes no other customer
             before = int(table["since_events_before"][row] - table["events_before"][row])
-            mean = float(table["since_sum"][row]) / count
-            highest, lowest = table["since_highest"][row], table["since_lowest"][row]
-            histories.append(((mean, float(highest), float(lowest)), events - before))
-        return histories
+            since = _history(
+                float(table["since_sum"][row]),
+                float(table["since_squares"][row]),
+                count,
+                float(table["since_highest"][row]),
+                float(table["since_lowest"][row]),
+                int(table["events"][row]) - before,
+            )
+            rows.append(self.row(row, since))
+        return rows
 
     def _since_change(self, row: int, block: Block, score: float) -> None:
         table = self._table
@@ -378,12 +428,14 @@ class TextEvidence:
         if account_changed(table, row, block, network):
             table["since_events_before"][row] = block.events - block.n
             table["since_sum"][row] = 0.0
+            table["since_squares"][row] = 0.0
             table["since"][row] = 0
             table["since_highest"][row] = -math.inf
             table["since_lowest"][row] = math.inf
         elif not table["since"][row]:
             return
         table["since_sum"][row] += score
+        table["since_squares"][row] += score * score
         table["since"][row] += 1
         table["since_highest"][row] = max(table["since_highest"][row], score)
         table["since_lowest"][row] = min(table["since_lowest"][row], score)
@@ -395,24 +447,9 @@ class TextEvidence:
         table["start"][row] += weeks * self._restart_s
         table["events_before"][row] = block.events - block.n
         for column in _COLUMNS:
-            if column.name in (
-                "first",
-                "rest_sum",
-                "rest",
-                "highest",
-                "lowest",
-                "own",
-                "own_top",
-                "evidence",
-                "best_score",
-                "seen",
-                "since_events_before",
-                "since_sum",
-                "since",
-                "since_highest",
-                "since_lowest",
-            ):
+            if column.name in _RESTARTED:
                 table[column.name][row] = column.fill
+        self._seen.pop(row, None)
 
     def _join(self, row: int, mean: int, block: Block) -> None:
         keys = self._keys[row]
@@ -422,6 +459,7 @@ class TextEvidence:
         for key in link_keys(block.identity):
             if links < _KEYS_KEPT and key not in keys:
                 fresh.append(key)
+                self._links[row].add(key)
                 links += 1
         for head, _, distinct in block.heads:
             key = f"head:{head}"
@@ -443,28 +481,48 @@ class TextEvidence:
         mean: NDArray[np.float32] = (total / np.maximum(counts, 1)[:, None]).astype(np.float32)
         return mean
 
-    def _alike(self, row: int) -> tuple[float, float]:
-        # Mean score of the 20 accounts most alike, and how alike the nearest of them are.
-        table = self._table
-        used = table.rows
-        query = table["centred"][row]
-        means = table["mean"][:used]
-        dots = similarities(table["centred"], used, query)
-        eligible = table["scored"][:used].copy()
-        eligible[row] = False
-        clean = len(self._clean_means)
-        if clean:
-            dots = np.concatenate([dots, similarities(self._clean_centred, clean, query)])
-            means = np.concatenate([means, self._clean_means])
-            eligible = np.append(eligible, np.ones(clean, np.bool_))
-        alike, cosines = nearest(dots, NEIGHBOURS, eligible)
-        if not len(alike):
-            return math.nan, math.nan
+    def _who_sends_alike(self, row: int, mean: float) -> list[float]:
+        # sketch_mean and sketch_cosine.
+        rows, cosines = self._alike.nearest(row, NEIGHBOURS)
+        means = self._table["mean"][rows]
+        if len(self._clean):
+            clean, clean_cosines = self._clean.nearest(self._alike[row], NEIGHBOURS)
+            cosines = np.concatenate([cosines, clean_cosines])
+            order = np.argsort(-cosines, kind="stable")[:NEIGHBOURS]
+            means = np.concatenate([means, self._clean_means[clean]])[order]
+            cosines = cosines[order]
+        if not len(means):
+            return [mean, 0.0]
         closest = cosines[:_CLOSEST]
-        return (
-            int(np.sum(means[alike])) / _SCORE_STEP / len(alike),
+        return [
+            int(np.sum(means)) / _SCORE_STEP / len(means),
             float(np.sum(closest)) / len(closest),
-        )
+        ]
+
+    def _who_goes_about_it_alike(self, row: int, mean: float) -> list[float]:
+        # The columns of "company", in the order of OTHERS_COLUMNS.
+        table = self._table
+        rows, cosines = self._company.nearest(row, NEIGHBOURS)
+        count = len(rows)
+        if not count:
+            return [mean, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+        means = table["mean"][rows] / _SCORE_STEP
+        middle = float(np.add.reduce(means)) / count
+        spread = float(np.add.reduce((means - middle) ** 2)) / count
+        closest = cosines[:_CLOSEST]
+        own = self._links[row]
+        linked = sum(not own.isdisjoint(self._links[r]) for r in rows.tolist()) if own else 0
+        volumes = np.log2(np.maximum(table["events"][rows], 1))
+        return [
+            middle,
+            math.sqrt(spread),
+            float(np.add.reduce(closest)) / len(closest),
+            float(cosines[-1]),
+            linked / count,
+            _distance(table["start"][rows], float(table["start"][row])) / _DAY,
+            _distance(volumes, math.log2(max(int(table["events"][row]), 1))),
+            _distance(table["last_time"][rows], float(table["last_time"][row])) / _DAY,
+        ]
 
     def _recentre(self, time: float) -> None:
         grown = self._table.rows >= 1.25 * self._centred_rows + 16
@@ -476,14 +534,73 @@ class TextEvidence:
         self._centre = np.median(everybody, axis=0).astype(np.float32)
         self._centred_rows = rows
         self._centred_at = time
-        self._centre_all()
+        self._direct_all()
 
-    def _centre_all(self) -> None:
-        rows = self._table.rows
+    def _direct(self, row: int) -> None:
+        table = self._table
+        sketch = np.empty(SKETCH_DIMS, np.int8)
+        joint = np.empty(SKETCH_DIMS + len(NAMES), np.int8)
+        counts = self._counts(np.array([row]))
+        direct(
+            table["first_sketch"][row],
+            table["rest_sketch"][row],
+            counts[0][0],
+            self._centre,
+            table["first_features"][row],
+            table["rest_features"][row],
+            counts[1][0],
+            self.models.centre,
+            self.models.scale,
+            sketch,
+            joint,
+        )
+        self._alike.put(row, sketch)
+        self._company.put(row, joint)
+
+    def _direct_all(self) -> None:
+        table, rows = self._table, self._table.rows
         if rows:
-            self._table["centred"][:rows] = centred(self._mean_sketches(), self._centre)
-        if len(self._clean_sketches):
-            self._clean_centred = centred(self._clean_sketches.astype(np.float32), self._centre)
+            sketches = np.empty((rows, SKETCH_DIMS), np.int8)
+            joints = np.empty((rows, SKETCH_DIMS + len(NAMES)), np.int8)
+            counts = self._counts(np.arange(rows))
+            direct_all(
+                table["first_sketch"][:rows],
+                table["rest_sketch"][:rows],
+                counts[0],
+                self._centre,
+                table["first_features"][:rows],
+                table["rest_features"][:rows],
+                counts[1],
+                self.models.centre,
+                self.models.scale,
+                sketches,
+                joints,
+            )
+            self._alike.put_all(sketches)
+            self._company.put_all(joints)
+        self._clean.put_all(centred(self._clean_sketches.astype(np.float32), self._centre))
+
+    def _counts(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Blocks in the rows' sketches, and in their features; at least 1."""
+        table = self._table
+        sketched = table["sketches"][rows] + table["first_sketch"][rows].any(axis=1)
+        blocks = table["sketches"][rows] + table["firsts"][rows]
+        return (
+            np.maximum(sketched, 1).astype(np.int64),
+            np.maximum(blocks, 1).astype(np.int64),
+        )
+
+
+def _history(
+    total: float, squares: float, count: int, highest: float, lowest: float, events: int
+) -> History:
+    mean = total / count
+    deviation = math.sqrt(max(squares / count - mean * mean, 0.0))
+    return History(mean, highest, lowest, deviation, events)
+
+
+def _distance(values: NDArray[np.float64], value: float) -> float:
+    return float(np.add.reduce(np.abs(values - value))) / len(values)
 
 
 def link_keys(identity: Identity) -> list[str]:

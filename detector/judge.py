@@ -486,7 +486,7 @@ class Judge:
             evidence = self._text_evidence(block.population)
         account.score = models.block.log_odds(models.row(block))
         row = evidence.add(block, account.score)
-        found = evidence.judge(row, evidence.week_events(row, block.events))
+        found = evidence.judge(row)
         rate = self._text_reference.rate(found)
         if rate <= _WATCH_RATE:
             alike = evidence.watch(row, _ALIKE_COSINE, _ALIKE_MOST)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,9 +22,18 @@ from detector.blocks import Block
 from detector.trees import Trees
 from features import FAMILIES, NAMES
 
-__all__ = ["ACCOUNT_FEATURES", "BadModel", "TextModels", "account_row", "shipped"]
+__all__ = [
+    "ACCOUNT_COLUMNS",
+    "OTHERS_COLUMNS",
+    "OWN_COLUMNS",
+    "AccountModel",
+    "BadModel",
+    "Linear",
+    "TextModels",
+    "shipped",
+]
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 # What reading an artefact raises when bytes of it are missing or wrong.
 _DAMAGED: Final = (
     OSError,
@@ -37,14 +46,34 @@ _DAMAGED: Final = (
     zlib.error,
     zipfile.BadZipFile,
 )
-# What the account models see, in order; the linked ones see a column more each.
-ACCOUNT_FEATURES: Final = ("mean", "max", "min", "log2_events")
-_MODELS: Final = {
-    "block": None,
-    "account": ACCOUNT_FEATURES,
-    "linked": (*ACCOUNT_FEATURES, "linked_mean"),
-    "alike": (*ACCOUNT_FEATURES, "template_mean", "sketch_mean", "sketch_cosine"),
-}
+# What an account shows by its own blocks, then what the accounts around it show.
+OWN_COLUMNS: Final = (
+    "mean",  # of its blocks' scores
+    "max",
+    "min",
+    "log2_events",
+    "deviation",  # of its blocks' scores
+    "constancy",  # mean cosine between its blocks' sketches, 1 for a single block
+    *(f"habit.{name}" for name in NAMES),  # mean features of its blocks
+)
+OTHERS_COLUMNS: Final = (
+    "linked_mean",  # mean score of accounts on the same payment, device or network
+    "log_linked",  # log(1 + accounts on the most crowded of these)
+    "template_mean",  # mean score of accounts that use the same templates
+    "sketch_mean",  # of the 20 whose inputs are most alike
+    "sketch_cosine",  # mean cosine to the nearest 5 of these
+    # Of the 20 whose inputs and habits together are most alike, "company":
+    "company_mean",  # mean score
+    "company_deviation",  # of their scores
+    "company_cosine",  # mean over the nearest 5
+    "company_farthest",  # cosine to the last
+    "company_linked",  # share that it shares a payment, a device or a network with
+    "company_start",  # mean difference of the first requests, days
+    "company_volume",  # mean difference of log2 events
+    "company_end",  # mean difference of the last requests, days
+)
+ACCOUNT_COLUMNS: Final = OWN_COLUMNS + OTHERS_COLUMNS
+_TREE_ARRAYS: Final = ("feature", "threshold", "left", "right", "value", "root")
 
 
 class BadModel(ValueError):
@@ -52,29 +81,111 @@ class BadModel(ValueError):
 
 
 @dataclass(frozen=True)
+class Linear:
+    """A logistic regression: log-odds are `bias` and one weight a column, added up.
+
+    Attributes:
+        typical: float64 (C,), mean of each column among the training rows.
+    """
+
+    bias: float
+    weight: NDArray[np.float64]
+    typical: NDArray[np.float64]
+
+    def log_odds(self, x: NDArray[np.float64]) -> float:
+        """Log-odds of one row, float64 (C,)."""
+        # In order, so that no machine's dot product changes a decision.
+        return self.bias + float(np.add.reduce(self.weight * x))
+
+    def shares(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What each column adds to the log-odds of a typical row, float64 (C,)."""
+        return self.weight * (x - self.typical)
+
+
+@dataclass(frozen=True)
+class AccountModel:
+    """One of the models that are averaged.
+
+    Attributes:
+        name: for people.
+        columns: int64 (C,), which of ACCOUNT_COLUMNS it sees, in order.
+        model: gives log-odds of these.
+    """
+
+    name: str
+    columns: NDArray[np.int64]
+    model: Trees | Linear
+
+    @property
+    def alone(self) -> bool:
+        """Whether it looks at nothing but the account itself."""
+        return bool(self.columns.max() < len(OWN_COLUMNS))
+
+    def log_odds(self, x: NDArray[np.float64]) -> float:
+        """Log-odds of an account row, float64 (len(ACCOUNT_COLUMNS),)."""
+        return self.model.log_odds(x[self.columns])
+
+    def shares(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What each of ACCOUNT_COLUMNS adds, float64 (len(ACCOUNT_COLUMNS),)."""
+        out = np.zeros(len(ACCOUNT_COLUMNS))
+        out[self.columns] = self.model.shares(x[self.columns])
+        return out
+
+
+@dataclass(frozen=True)
 class TextModels:
-    """The block model, the three account models that are averaged, and the shipped reference.
+    """The block model, the account models that are averaged, and the shipped reference.
 
     Attributes:
         name: says which training made it; stamped on decisions as `scorer`.
         used: the columns of `Block.features` that the block model sees.
         typical: float64 (len(used), 2), 5 % and 95 % quantiles among training customers' blocks.
+        centre: float32 (len(NAMES),), median of each feature among training customers' blocks.
+        scale: float32 (len(NAMES),), distance between their 10 % and 90 % quantiles; 0 for a
+            feature that says nothing of who is alike.
         own_bar: log-odds that 5 % of customers' own histories pass in a week; only above it do
-            linked accounts count, so that nobody is convicted by company alone.
+            other accounts count, so that nobody is convicted by company alone.
         reference: float64 (N,), highest evidence of each of N simulated customers in a week,
             ascending; -inf for those that never passed `own_bar`.
+        block: log-odds of a block.
+        accounts: log-odds of an account, some of its own blocks alone.
     """
 
     name: str
     used: NDArray[np.int64]
     typical: NDArray[np.float64]
+    centre: NDArray[np.float32]
+    scale: NDArray[np.float32]
     own_bar: float
     reference: NDArray[np.float64]
     block: Trees
-    account: Trees
-    linked: Trees
-    alike: Trees
+    accounts: tuple[AccountModel, ...]
     about: Mapping[str, Any]
+
+    def own_odds(self, x: NDArray[np.float64]) -> float:
+        """Mean log-odds of the models that see nothing but the account itself.
+
+        Args:
+            x: float64 (len(ACCOUNT_COLUMNS),); the columns of others are not read.
+        """
+        odds = [model.log_odds(x) for model in self.accounts if model.alone]
+        return sum(odds) / len(odds)
+
+    def odds(self, x: NDArray[np.float64]) -> float:
+        """Mean log-odds of all account models of a row, float64 (len(ACCOUNT_COLUMNS),)."""
+        return sum(model.log_odds(x) for model in self.accounts) / len(self.accounts)
+
+    def shares(self, x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """What `odds` is made of: that of a typical row, and what each column adds to it.
+
+        Returns:
+            A base, and float64 (len(ACCOUNT_COLUMNS),); together they are `odds(x)`.
+        """
+        total = np.zeros(len(ACCOUNT_COLUMNS))
+        for model in self.accounts:
+            total += model.shares(x)
+        total /= len(self.accounts)
+        return self.odds(x) - float(total.sum()), total
 
     def row(self, block: Block) -> NDArray[np.float64]:
         """The block model's view of a block, float64 (len(used),)."""
@@ -83,22 +194,35 @@ class TextModels:
     def save(self, path: Path) -> None:
         """Write the artefact."""
         arrays: dict[str, NDArray[Any]] = {
-            "used": self.used,
-            "typical": self.typical,
-            "reference": self.reference,
+            name: getattr(self, name)
+            for name in ("used", "typical", "centre", "scale", "reference")
         }
-        bias = {}
-        for name in _MODELS:
-            trees: Trees = getattr(self, name)
-            bias[name] = trees.bias
-            arrays |= {f"{name}_{key}": array for key, array in trees.arrays().items()}
+        arrays |= {f"block_{key}": array for key, array in self.block.arrays().items()}
+        described = []
+        for number, account in enumerate(self.accounts):
+            model = account.model
+            described.append(
+                {
+                    "name": account.name,
+                    "kind": "trees" if isinstance(model, Trees) else "linear",
+                    "columns": [ACCOUNT_COLUMNS[i] for i in account.columns],
+                    "bias": model.bias,
+                }
+            )
+            parts = (
+                model.arrays()
+                if isinstance(model, Trees)
+                else {"weight": model.weight, "typical": model.typical}
+            )
+            arrays |= {f"account{number}_{key}": array for key, array in parts.items()}
         about = {
             "format": _FORMAT,
             "name": self.name,
             "features": [NAMES[i] for i in self.used],
             "families": {family.name: family.version for family in FAMILIES},
             "own_bar": self.own_bar,
-            "bias": bias,
+            "bias": self.block.bias,
+            "accounts": described,
             "about": dict(self.about),
         }
         arrays["description"] = np.array(json.dumps(about))
@@ -125,28 +249,31 @@ class TextModels:
                         f"{path}: made for features {about['families']}; this program measures "
                         f"{versions}: train it again"
                     )
-                models = {
-                    name: Trees(
-                        about["bias"][name],
-                        {
-                            key: file[f"{name}_{key}"]
-                            for key in ("feature", "threshold", "left", "right", "value", "root")
-                        },
-                    )
-                    for name in _MODELS
-                }
-                for name, columns in _MODELS.items():
-                    width = len(about["features"] if columns is None else columns)
-                    if models[name].width > width:
-                        raise BadModel(f"{path}: the {name} model wants more than {width} columns")
+                block = _trees(file, "block", about["bias"])
+                if block.width > len(about["features"]):
+                    raise BadModel(f"{path}: the block model wants more columns than it names")
+                accounts = tuple(
+                    _account_model(path, file, number, described)
+                    for number, described in enumerate(about["accounts"])
+                )
+                if not any(account.alone for account in accounts):
+                    raise BadModel(f"{path}: no model looks at an account by itself")
+                centre, scale = (
+                    np.ascontiguousarray(file[name], np.float32) for name in ("centre", "scale")
+                )
+                if centre.shape != (len(NAMES),) or scale.shape != (len(NAMES),):
+                    raise BadModel(f"{path}: centre or scale is not of {len(NAMES)} features")
                 return cls(
                     name=about["name"],
                     used=np.array([NAMES.index(n) for n in about["features"]], dtype=np.int64),
                     typical=file["typical"],
+                    centre=centre,
+                    scale=scale,
                     own_bar=float(about["own_bar"]),
                     reference=file["reference"],
+                    block=block,
+                    accounts=accounts,
                     about=about["about"],
-                    **models,
                 )
         except FileNotFoundError:
             raise BadModel(f"{path}: no such file") from None
@@ -156,14 +283,32 @@ class TextModels:
             raise BadModel(f"{path}: damaged or not a model: {error}") from None
 
 
+def _trees(file: Any, prefix: str, bias: float) -> Trees:
+    return Trees(bias, {key: file[f"{prefix}_{key}"] for key in _TREE_ARRAYS})
+
+
+def _account_model(
+    path: Path, file: Any, number: int, described: Mapping[str, Any]
+) -> AccountModel:
+    name, prefix = described["name"], f"account{number}"
+    unknown = set(described["columns"]) - set(ACCOUNT_COLUMNS)
+    if unknown or not described["columns"]:
+        raise BadModel(f"{path}: the model {name!r} wants columns that there are not: {unknown}")
+    columns = np.array([ACCOUNT_COLUMNS.index(n) for n in described["columns"]], np.int64)
+    model: Trees | Linear
+    if described["kind"] == "trees":
+        model = _trees(file, prefix, described["bias"])
+        wide = model.width > len(columns)
+    else:
+        weight, typical = file[f"{prefix}_weight"], file[f"{prefix}_typical"]
+        model = Linear(float(described["bias"]), weight, typical)
+        wide = weight.shape != columns.shape or typical.shape != columns.shape
+    if wide:
+        raise BadModel(f"{path}: the model {name!r} does not fit its columns")
+    return AccountModel(name, columns, model)
+
+
 def shipped() -> TextModels:
     """The models that come with the program."""
     with resources.as_file(resources.files("detector") / "models" / "text.npz") as path:
         return TextModels.load(path)
-
-
-def account_row(
-    mean: float, highest: float, lowest: float, events: int, others: Sequence[float] = ()
-) -> NDArray[np.float64]:
-    """What an account model sees, as ACCOUNT_FEATURES names it, and what it sees of others."""
-    return np.array([mean, highest, lowest, np.log2(max(events, 1)), *others])

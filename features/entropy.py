@@ -62,7 +62,9 @@ class Entropy:
         Feature("length_iqr", "interquartile range of the log length"),
         Feature("words", "mean log number of words of an input"),
         Feature("unique_words", "share of the block's words that the block had not used before"),
-        Feature("function_words", "share of the words that are articles, prepositions and the like"),
+        Feature(
+            "function_words", "share of the words that are articles, prepositions and the like"
+        ),
         Feature("odd_pairs", "how often such a word follows an article; near 0 in prose"),
     )
     state: tuple[StateColumn, ...] = ()

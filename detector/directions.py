@@ -1,0 +1,99 @@
+"""Directions of accounts, by which others that are alike are found: what they send, and how.
+
+The sketch direction is that of an account's mean sketch from the population's median one. The
+joint direction has it and the account's mean features in two halves of equal weight, so that a
+cosine of two is the mean of the cosines of their sketches and of their features.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numba import njit
+
+__all__ = ["direct", "direct_all"]
+
+_NORM: Final = 127.0  # keeps every entry in int8
+_HALF: Final = 127.0 / np.sqrt(2.0)
+_FARTHEST: Final = 3.0  # a feature further out, in scales, says no more
+
+
+@njit(cache=True)
+def direct(  # type: ignore[no-untyped-def]
+    first_sketch,
+    rest_sketch,
+    sketches,
+    centre,
+    first_features,
+    rest_features,
+    blocks,
+    features_centre,
+    features_scale,
+    sketch_out,
+    joint_out,
+):
+    """Directions of one account.
+
+    Args:
+        first_sketch, rest_sketch: int8 and int32 (128,), which add up to that of `sketches` blocks.
+        centre: float32 (128,), of the population.
+        first_features, rest_features: float32 and float64 (F,), which add up to that of `blocks`.
+        features_centre, features_scale: float32 (F,); a scale of 0 leaves the feature out.
+        sketch_out: int8 (128,), of norm 127.
+        joint_out: int8 (128 + F,), of norm 127 where neither half is nothing.
+    """
+    dims = len(centre)
+    away = np.empty(dims)
+    norm2 = 0.0
+    for j in range(dims):
+        mean = np.float32((np.int32(first_sketch[j]) + rest_sketch[j]) / sketches)
+        away[j] = float(mean) - centre[j]
+        norm2 += away[j] * away[j]
+    norm = max(np.sqrt(norm2), 1e-9)
+    for j in range(dims):
+        sketch_out[j] = np.int8(np.rint(_NORM * away[j] / norm))
+        joint_out[j] = np.int8(np.rint(_HALF * away[j] / norm))
+    width = len(features_centre)
+    far = np.zeros(width)
+    norm2 = 0.0
+    for f in range(width):
+        if features_scale[f] > 0.0:
+            mean_feature = (first_features[f] + rest_features[f]) / blocks
+            z = (mean_feature - features_centre[f]) / features_scale[f]
+            far[f] = min(max(z, -_FARTHEST), _FARTHEST)
+            norm2 += far[f] * far[f]
+    norm = max(np.sqrt(norm2), 1e-9)
+    for f in range(width):
+        joint_out[dims + f] = np.int8(np.rint(_HALF * far[f] / norm))
+
+
+@njit(cache=True)
+def direct_all(  # type: ignore[no-untyped-def]
+    first_sketch,
+    rest_sketch,
+    sketches,
+    centre,
+    first_features,
+    rest_features,
+    blocks,
+    features_centre,
+    features_scale,
+    sketch_out,
+    joint_out,
+):
+    """`direct` of each row of its arguments, which have a dimension more; centres apart."""
+    for r in range(len(sketch_out)):
+        direct(
+            first_sketch[r],
+            rest_sketch[r],
+            sketches[r],
+            centre,
+            first_features[r],
+            rest_features[r],
+            blocks[r],
+            features_centre,
+            features_scale,
+            sketch_out[r],
+            joint_out[r],
+        )
