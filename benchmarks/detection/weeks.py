@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 import features
 from benchmarks.detection import compose as composing
+from benchmarks.detection.built_in import built_in
 from benchmarks.detection.compose import Label, Settings, compose_from
 from benchmarks.detection.sources import Sources, Split, load
 from detector import measure as measuring
@@ -43,29 +44,28 @@ Floats = NDArray[np.float64]
 NEVER: Final = math.inf
 _BATCH: Final = 5000
 _HOUR: Final = 3600.0
-_COMPOSING: Final = (
-    "arrivals",
-    "compose",
-    "customers",
-    "drawings",
-    "generated",
-    "harvesters",
-    "identities",
-    "material",
-    "phrases",
-    "sources",
-    "vectors",
+# Files beside the composer, by how their names begin, that a measured week does not depend on.
+_JUDGING: Final = (
+    "baselines",
+    "benchmark",
+    "minilm",
+    "plots",
+    "report",
+    "results",
+    "statistics",
+    "tables",
+    "train_",
+    "weeks",
 )
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """A week to compose and measure. `without_inputs` strips inputs and answers from the log."""
+    """A week to compose and measure."""
 
     split: Split
     seed: int
     data: str | None  # folder of the sources; None: the built-in one
     settings: Settings
-    without_inputs: bool = False
 
 
 class Measured(msgspec.Struct):
@@ -126,14 +126,13 @@ def measured(
         if path.exists():
             return msgspec.msgpack.decode(path.read_bytes(), type=tuple[Measured, bytes])
     events, labels = compose_from(
-        _sources(request.data, request.split), request.seed, request.settings
+        _sources(request.data, request.split, request.settings.traffic == "vectors"),
+        request.seed,
+        request.settings,
     )
     for event in events:
         event.served = event.status < 400 if event.served is None else event.served
     looked = look(events, labels) if look is not None else b""
-    if request.without_inputs:
-        for event in events:
-            event.input, event.output = None, None
     week = _measure(events, labels)
     if path is not None:
         waiting = path.with_suffix(".part")
@@ -266,17 +265,15 @@ def evidence_by_hour(
 
 
 @lru_cache(maxsize=3)
-def _sources(data: str | None, split: Split) -> Sources:
-    if data is None:
-        raise ValueError("no folder of sources")
-    return load(Path(data), split)
+def _sources(data: str | None, split: Split, tables: bool) -> Sources:
+    return built_in(split, tables) if data is None else load(Path(data), split)
 
 
 @lru_cache(maxsize=1)
 def _code() -> bytes:
     """A digest of the code that a measured week depends on."""
     here = Path(composing.__file__).parent
-    files = [here / f"{name}.py" for name in _COMPOSING if (here / f"{name}.py").exists()]
+    files = [file for file in sorted(here.glob("*.py")) if not file.name.startswith(_JUDGING)]
     files += sorted(Path(features.__file__).parent.glob("*.py"))
     detector = Path(measuring.__file__).parent
     files += [detector / f"{name}.py" for name in ("measure", "columns", "blocks", "partition")]
