@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from threadpoolctl import threadpool_limits
 
 from benchmarks.detection import baselines, baselines_learned, baselines_windows, tables
 from benchmarks.detection.adversaries import Rotation
@@ -47,6 +48,7 @@ from benchmarks.detection.weeks import (
     Request,
     calibrated,
     evidence_by_hour,
+    in_shadow,
     judged,
     keeping,
     measured,
@@ -93,7 +95,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     slow_seeds: int = 2
     calibrate_weeks: int = 3  # without thieves: the first teaches the baselines, the rest set bars
     customers: int = 2600
-    vector_customers: int = 900
+    vector_customers: int = 1100  # a baseline decides from 1,000 on
     max_events: int = 500_000
     first_seed: int = 1000
     shares: tuple[float, ...] = SHARES
@@ -301,7 +303,9 @@ class _Runner:
         seeds = plan.seeds if traffic == "text" else plan.vector_seeds
         tasks = [(traffic, plan.first_seed + i) for i in range(seeds)]
         tests = self._map(f"{traffic}: test weeks", _test_week, tasks)
-        return _studied(traffic, plan, tests, product, detector_bars)
+        kind = "text" if traffic == "text" else "vector"
+        needs = in_shadow(_Shared.own[traffic], _Shared.models, kind)
+        return _studied(traffic, plan, tests, product, detector_bars, needs)
 
     def _fit(
         self,
@@ -390,7 +394,13 @@ class _Runner:
         bar = self._progress.add_task(title, total=len(tasks))
         context = multiprocessing.get_context("fork")
         found: dict[int, Result] = {}
-        with ProcessPoolExecutor(self.plan.jobs, mp_context=context) as pool:
+        # One thread each: a forked process would wait for ever for its parent's OpenMP threads.
+        with ProcessPoolExecutor(
+            self.plan.jobs,
+            mp_context=context,
+            initializer=threadpool_limits,
+            initargs=(1, "openmp"),
+        ) as pool:
             waiting: dict[Future[Result], int] = {
                 pool.submit(work, task): i for i, task in enumerate(tasks)
             }
@@ -421,6 +431,7 @@ def _studied(
     tests: Sequence[_TestWeek],
     product: np.ndarray,
     detector_bars: dict[str, np.ndarray],
+    needs: str,
 ) -> Study:
     variants = {
         (share, own): [(week.seed, week.seen[(share, own)]) for week in tests]
@@ -459,6 +470,7 @@ def _studied(
     return Study(
         traffic=traffic,
         weeks=len(tests),
+        own_baseline_needs=needs,
         pooled=rates,
         rows=by_row(every),
         traits=by_trait(every),

@@ -40,6 +40,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
 
     traffic: str
     weeks: int
+    own_baseline_needs: str  # before it decides; "" when it does
     pooled: list[Pooled]
     rows: list[Row]
     traits: dict[str, list[Row]]

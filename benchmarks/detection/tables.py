@@ -112,10 +112,13 @@ def _per_1000(found: FalseAlarms) -> str:
 
 
 def _operating_points(study: Study) -> Table:
+    needs = study.own_baseline_needs
+    shadow = f" The own baseline stays in shadow: it needs {needs}." if needs else ""
     return Table(
         f"{_title(study)}: the product's own operating point",
         f"{study.weeks} test weeks at each share of thieves; nominal: 1 false enforcement per "
-        "1,000 customers a week. Harvesting: mean of the rows without natural ones.",
+        "1,000 customers a week. `rows, mean` is the mean of the rows without natural harvesting."
+        + shadow,
         (
             "thieves, reference",
             "false per 1,000",

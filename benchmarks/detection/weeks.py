@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 import features
 from benchmarks.detection import compose as composing
+from benchmarks.detection.arrivals import WEEK
 from benchmarks.detection.built_in import built_in
-from benchmarks.detection.compose import Label, Settings, compose_from
+from benchmarks.detection.compose import WEEK_START, Label, Settings, compose_from
 from benchmarks.detection.sources import Sources, Split, load
 from detector import measure as measuring
 from detector.baseline import Baseline
@@ -37,7 +38,7 @@ from detector.runners.outcomes import Outcomes
 from detector.settings import Settings as Program
 
 __all__ = ["NEVER", "Judged", "Measured", "Request", "calibrated", "evidence_by_hour", "judged"]
-__all__ += ["keeping", "measured"]
+__all__ += ["in_shadow", "keeping", "measured"]
 
 Floats = NDArray[np.float64]
 
@@ -224,17 +225,21 @@ def _run(judge: Judge, week: Measured):  # type: ignore[no-untyped-def]
 
 
 def calibrated(week: Measured, models: Models, name: str) -> Baseline:
-    """The operator's baseline that `velvetrope calibrate` would make of this week's customers."""
+    """The operator's baseline that `velvetrope calibrate` would make of this week's customers.
+
+    Its history is the whole week that was composed, though the last request comes a little before
+    the week's end.
+    """
     clean = keeping(week, [a for a, label in week.labels.items() if not label.harvesting])
     judge = Judge(Program(), models=models, calibrating=True)
     _run(judge, clean)
-    stamps = [clean.served(account) for account in clean.times]
-    return judge.calibrated(
-        name,
-        clean.events,
-        min(float(s[0]) for s in stamps),
-        max(float(s[-1]) for s in stamps),
-    )
+    return judge.calibrated(name, clean.events, WEEK_START, WEEK_START + WEEK)
+
+
+def in_shadow(baseline: Baseline, models: Models, kind: str) -> str:
+    """What a baseline needs before it decides about "text" or "vector"; "" when it does."""
+    about = Judge(Program(), baseline, models=models).promise()[kind]
+    return str(about.get("own_in_shadow", {}).get("needs", ""))
 
 
 def evidence_by_hour(
