@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.baseline import KindBaseline
-from detector.blocks import SKETCH_DIMS, Block, Identity
+from detector.blocks import BLOCK_EVENTS, SKETCH_DIMS, Block, Identity
 from detector.change_points import COLUMNS as CHANGE_COLUMNS
 from detector.change_points import account_changed
+from detector.explanation import Like
 from detector.neighbours import centre_one, centred, nearest, similarities
 from detector.score import TextModels, account_row
 from detector.state import Column, StateMismatch, Table
@@ -270,6 +271,20 @@ class TextEvidence:
             for r, c in zip(rows.tolist(), cosines.tolist(), strict=True)
             if c >= bar
         ]
+
+    def like(self, row: int, below: float) -> Like:
+        """The customers whose inputs are most like an account's: those with evidence `below`."""
+        table, used = self._table, self._table.rows
+        eligible = table["scored"][:used] & (table["evidence"][:used] < below)
+        eligible[row] = False
+        dots = similarities(table["centred"], used, table["centred"][row])
+        rows, _ = nearest(dots, NEIGHBOURS, eligible)
+        blocks = table["rest"][rows] + ~np.isnan(table["first"][rows])
+        return Like(
+            table["best"][rows],
+            table["mean"][rows] / _SCORE_STEP,
+            (blocks * BLOCK_EVENTS).astype(np.float64),
+        )
 
     def clean(self, accounts: int) -> tuple[KindBaseline, list[float]]:
         """What a baseline keeps: evidence, and up to `accounts` sketches without names; the centre.
