@@ -145,6 +145,16 @@ class Reference:
         expected = _SHIPPED_WEIGHT * self.fallback.rate(evidence - self.shift)
         return (own + expected) / (self.customers + _SHIPPED_WEIGHT)
 
+    def threshold(self, rate: float) -> float:
+        """The evidence that a share `rate` of customers reaches in a week; infinity for none."""
+        low, high = -1e3, 1e3
+        if self.rate(high) > rate:
+            return math.inf
+        while high - low > 1e-6:
+            middle = 0.5 * (low + high)
+            low, high = (low, middle) if self.rate(middle) <= rate else (middle, high)
+        return high
+
     def counted(self, evidence: float) -> bool:
         """Whether the rate was counted among at least ten customers, not modelled by the tail."""
         return len(self.values) - int(np.searchsorted(self.values, evidence)) >= 10

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.baseline import KindBaseline
-from detector.blocks import SKETCH_DIMS, Block, Identity
+from detector.blocks import BLOCK_EVENTS, SKETCH_DIMS, Block, Identity
 from detector.change_points import COLUMNS as CHANGE_COLUMNS
 from detector.change_points import account_changed
 from detector.directions import direct, direct_all
+from detector.explanation import Like
 from detector.neighbours import NeighbourIndex, centred
 from detector.score import ACCOUNT_COLUMNS, OTHERS_COLUMNS, OWN_COLUMNS, TextModels
 from detector.state import Column, StateMismatch, Table
@@ -327,6 +328,18 @@ class TextEvidence:
             for r, c in zip(rows.tolist(), cosines.tolist(), strict=True)
             if c >= bar
         ]
+
+    def like(self, row: int, below: float) -> Like:
+        """The customers whose inputs are most like an account's: those with evidence `below`."""
+        table, used = self._table, self._table.rows
+        eligible = table["scored"][:used] & (table["evidence"][:used] < below)
+        rows, _ = self._alike.nearest(row, NEIGHBOURS, eligible)
+        blocks = table["rest"][rows] + ~np.isnan(table["first"][rows])
+        return Like(
+            table["best"][rows],
+            table["mean"][rows] / _SCORE_STEP,
+            (blocks * BLOCK_EVENTS).astype(np.float64),
+        )
 
     def clean(self, accounts: int) -> tuple[KindBaseline, list[float]]:
         """What a baseline keeps: evidence, and up to `accounts` sketches without names; the centre.

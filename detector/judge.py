@@ -15,22 +15,21 @@ from importlib import resources
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 
 from detector.baseline import Baseline, KindBaseline, Missing, Reference, e_value
 from detector.blocks import Block, Identity
 from detector.campaigns import Campaigns, Change, client_keys
 from detector.evidence import MIN_EVENTS, TextEvidence, link_keys
+from detector.explanation import Explanation, explain_blocks, explain_text
 from detector.false_share import FalseShare
 from detector.score import TextModels, shipped
 from detector.settings import Settings
 from detector.state import StateMismatch, pack, unpack
 from detector.vector_evidence import VectorEvidence
 from detector.vector_model import VectorModel
-from features import NAMES, TEXTS
 from responders.alerts.findings import Findings
 from responders.alerts.ocsf import Alert
-from responders.decisions import Decision, Reason, Signal, is_enforcement
+from responders.decisions import Decision, Reason, Signal, Tie, is_enforcement
 from responders.feedback import Feedback, with_tick
 from responders.policy import Policy, Verdict
 
@@ -42,7 +41,6 @@ _WATCH_RATE: Final = 1e-2  # evidence that 1 % of customers reach: linked into c
 _SUSPECT_RATE: Final = 1e-3  # from here an account teaches no vector population
 _ALIKE_COSINE: Final = 0.5
 _ALIKE_MOST: Final = 8
-_SIGNALS: Final = 5
 _BAR_ACCOUNTS: Final = 100  # customers from which their own 95 % quantile is trusted
 _KINDS: Final = ("text", "vector")
 _CLEAN_SKETCHES: Final = 4000  # customers whose sketches a baseline keeps
@@ -167,6 +165,7 @@ class Judge:
         self._changed: set[str] = set()
         self._text_reference = self._reference("text", self._models.text.reference)
         self._vector_reference = self._reference("vector", self._models.vector.reference)
+        self._unsuspected = self._text_reference.threshold(_SUSPECT_RATE)
 
     # -- what runners feed -------------------------------------------------------------------
 
@@ -569,41 +568,46 @@ class Judge:
         return float(texts["evidence"][texts.accounts[account]])
 
     def _explained(self, verdict: Verdict) -> Verdict:
-        """The same with the strongest signals of the account's worst block."""
-        signals = self._signals(verdict.value, self._strongest(verdict.value))
+        """The same with what its evidence is made of, and what ties it to its campaign."""
+        population = self._strongest(verdict.value)
+        base, signals = self._explain(verdict.value, population)
         reason = verdict.reason
-        if signals:
-            strongest = ", ".join(signal.text for signal in signals[:2])
-            reason = msgspec.structs.replace(reason, text=f"{reason.text}: {strongest}")
-        return msgspec.structs.replace(verdict, reason=reason, signals=signals)
-
-    def _signals(self, account: str, population: str) -> tuple[Signal, ...]:
-        if population in self._vectors:
-            return tuple(
-                Signal(name=name, value=value, typical=(low, high), weight=weight, text=text)
-                for name, value, low, high, weight, text in self._vectors[population].signals(
-                    account
-                )[:_SIGNALS]
-            )
-        texts = self._texts[population]
-        models = self._models.text
-        row = texts.accounts[account]
-        features = texts["best"][row][models.used].astype(np.float64)
-        shares = models.block.shares(features)
-        # Shares of the sum of all contributions' sizes: those that speak for the account are < 0.
-        total = float(np.abs(shares).sum()) or 1.0
-        order = np.argsort(-shares, kind="stable")[:_SIGNALS]
-        return tuple(
-            Signal(
-                name=NAMES[models.used[i]],
-                value=float(features[i]),
-                typical=(float(models.typical[i, 0]), float(models.typical[i, 1])),
-                weight=float(shares[i]) / total,
-                text=TEXTS[NAMES[models.used[i]]],
-            )
-            for i in order
-            if shares[i] > 0.0
+        strongest = [signal.text for signal in signals if signal.log_odds > 0.0][:2]
+        if strongest:
+            reason = msgspec.structs.replace(reason, text=f"{reason.text}: {', '.join(strongest)}")
+        ties = tuple(
+            Tie(plane=link.plane, weight=link.weight, members=link.members)
+            for link in self.campaigns.links(verdict.value)
         )
+        reference = self._reference_of(population)
+        return msgspec.structs.replace(
+            verdict,
+            reason=reason,
+            signals=signals,
+            base=base,
+            counted=reference.counted(verdict.evidence),
+            ties=ties,
+        )
+
+    def _explain(self, account: str, population: str) -> Explanation:
+        if population in self._vectors:
+            evidence = self._vectors[population]
+            signals = [
+                Signal(name=name, value=value, typical=(low, high), weight=weight, text=text)
+                for name, value, low, high, weight, text in evidence.signals(account)
+            ]
+            base = float(self._models.vector.account[-1])
+            return explain_blocks(evidence.of(account), base, signals)
+        texts = self._texts[population]
+        row = texts.accounts[account]
+        like = texts.like(row, self._unsuspected)
+        seen = texts.seen(row)
+        if seen is None:
+            return Explanation(0.0, ())
+        return explain_text(self._models.text, seen, texts["best"][row], like)
+
+    def _reference_of(self, population: str) -> Reference:
+        return self._vector_reference if population in self._vectors else self._text_reference
 
     def _pack(self, *, changes: bool) -> bytes:
         names = sorted(self._changed) if changes else list(self._accounts)

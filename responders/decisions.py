@@ -16,6 +16,7 @@ __all__ = [
     "Evidence",
     "Reason",
     "Signal",
+    "Tie",
     "decision_id",
     "is_enforcement",
     "strongest",
@@ -47,13 +48,26 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):
-    """One named measurement: its value, the range of typical customers, its share of evidence."""
+    """One named measurement: its value, the range of typical customers, its share of evidence.
+
+    `log_odds` is what it adds; `weight` is the share of that in what all signals add. A signal that
+    speaks for the customer has negative ones.
+    """
 
     name: str
     value: float
     typical: tuple[float, float]
     weight: float
     text: str
+    log_odds: float = 0.0
+
+
+class Tie(msgspec.Struct, frozen=True, kw_only=True):
+    """What ties the account to its campaign: so many members share `plane` with it."""
+
+    plane: str
+    weight: float
+    members: int
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +75,13 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     e_value: float
     signals: tuple[Signal, ...] = ()
+    # Log-odds that the account harvests: `base`, of one of which nothing is known, and what the
+    # signals add, add up to it.
+    log_odds: float | None = None
+    base: float | None = None
+    false_per_1000_week: float | None = None  # nominal, of customers whose evidence reaches this
+    counted: bool | None = None  # among customers of the reference; else modelled by its tail
+    ties: tuple[Tie, ...] = ()
 
 
 class AppliesTo(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,6 +35,7 @@ from responders.decisions import (
     Reason,
     Scope,
     Signal,
+    Tie,
     decision_id,
     is_enforcement,
 )
@@ -51,7 +52,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What the evidence says about one (scope, value) at a tick.
 
     `false_per_1000`: nominal false alarms per 1,000 customers a week at this evidence; smaller is
-    stronger, infinity is none. `evidence`: running maximum of the log-odds. `fresh`: new evidence
+    stronger, infinity is none. `evidence`: running maximum of the log-odds; `base`, `counted` and
+    `ties` are handed on to the decision's evidence. `fresh`: new evidence
     (a block) arrived in this tick. `identity`: scope to value, what allowlist entries match.
     """
 
@@ -64,6 +66,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     campaign: str | None = None
     reason: Reason
     signals: tuple[Signal, ...] = ()
+    base: float | None = None
+    counted: bool | None = None
+    ties: tuple[Tie, ...] = ()
     fresh: bool = True
     identity: dict[str, str] = {}
 
@@ -333,7 +338,15 @@ class Policy:
             mode=self._stamp(),
             params=self._params(rung, verdict),
             reason=verdict.reason,
-            evidence=Evidence(e_value=verdict.e_value, signals=verdict.signals),
+            evidence=Evidence(
+                e_value=verdict.e_value,
+                signals=verdict.signals,
+                log_odds=verdict.evidence,
+                base=verdict.base,
+                false_per_1000_week=verdict.false_per_1000,
+                counted=verdict.counted,
+                ties=verdict.ties,
+            ),
             campaign=verdict.campaign,
             n_events=verdict.n_events,
             issued_at=now,

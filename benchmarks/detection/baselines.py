@@ -5,17 +5,18 @@ at the same false-alarm rate, on the customers of the same weeks of the `calibra
 detector that looks at windows has the account's worst window for a score: deployed, it would have
 raised its alarm there.
 
-Here are what reads times, rows and actions; `baselines_learned.py` has what is fitted to customers
-first.
+Here are those that read times, rows and actions; `baselines_windows.py` has those that compare a
+window with customers' inputs, `baselines_learned.py` those that are fitted to block features.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final
 
 import msgspec
 import numpy as np
@@ -71,17 +72,22 @@ class Traffic(msgspec.Struct):
     traces: dict[str, Trace]
 
 
-class Detector(Protocol):
+class Detector(ABC):
     """A baseline. `reads` is "text", "vectors" or "both"."""
 
-    name: str
-    reads: str
+    name: ClassVar[str]
+    reads: ClassVar[str]
 
-    def fit(self, customers: Sequence[Traffic]) -> None:
-        """Learn from weeks without thieves; nothing to do for most."""
+    def fit(self, customers: Sequence[Traffic]) -> None:  # noqa: B027
+        """Learn from weeks without thieves; most have nothing to learn."""
 
+    def published(self, rate: float) -> float | None:
+        """The threshold that the publication itself would set, where it says how."""
+        return None
+
+    @abstractmethod
     def scores(self, traffic: Traffic) -> dict[str, float]:
-        """Account → score; -inf where the detector has no opinion."""
+        """Account → score; -inf where it has no opinion, nothing for one that it was not shown."""
 
 
 # -- what is kept of a week --------------------------------------------------------------------
@@ -165,14 +171,11 @@ def _aligned(events: Sequence[Event], heads: NDArray[np.uint64]) -> NDArray[np.u
 # -- volume ------------------------------------------------------------------------------------
 
 
-class Volume:
+class Volume(Detector):
     """Requests in the week: the rate limit that everybody has."""
 
     name = "volume"
     reads = "both"
-
-    def fit(self, customers: Sequence[Traffic]) -> None:
-        """Nothing to learn."""
 
     def scores(self, traffic: Traffic) -> dict[str, float]:
         """Requests."""
@@ -222,14 +225,11 @@ def _rounded(place: float) -> int:
     return math.floor(place + 0.5)
 
 
-class Rita:
+class Rita(Detector):
     """RITA's beacon score on an account's arrivals; no opinion below 20 requests."""
 
     name = "RITA beacon score (ms)"
     reads = "both"
-
-    def fit(self, customers: Sequence[Traffic]) -> None:
-        """Nothing to learn."""
 
     def scores(self, traffic: Traffic) -> dict[str, float]:
         """Time score."""
@@ -316,14 +316,14 @@ def prada_score(x: NDArray[Any], labels: Sequence[str]) -> float:
     return worst
 
 
-class Prada:
-    """PRADA on rows and their labels, or on sketches of texts as one class."""
+class Prada(Detector):
+    """PRADA on rows and their labels, or on sketches of texts as one class.
+
+    Its δ is the threshold that is calibrated.
+    """
 
     name = "PRADA"
     reads = "both"
-
-    def fit(self, customers: Sequence[Traffic]) -> None:
-        """Nothing to learn: δ is the threshold that is calibrated."""
 
     def scores(self, traffic: Traffic) -> dict[str, float]:
         """1 - W."""
@@ -407,14 +407,11 @@ def synchronised(
     return found
 
 
-class Jaccard:
+class Jaccard(Detector):
     """SynchroTrap's clusters of accounts that use one template in the same hours."""
 
     name = "SynchroTrap (Jaccard)"
     reads = "text"
-
-    def fit(self, customers: Sequence[Traffic]) -> None:
-        """Nothing to learn."""
 
     def scores(self, traffic: Traffic) -> dict[str, float]:
         """Similarity at which the account is in a cluster of five."""

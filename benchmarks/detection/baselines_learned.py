@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.detection.baselines import Traffic
+from benchmarks.detection.baselines import Detector, Traffic
 from features import NAMES
 
 __all__ = ["HalfSpaceTrees", "IsolationForest", "TenSignals", "modified_z"]
@@ -34,14 +33,14 @@ def _blocks(traffic: Traffic) -> tuple[list[str], Floats]:
     return [block.account for block in found], matrix.astype(np.float64)
 
 
-def _worst(accounts: Iterable[str], scores: Iterable[float]) -> dict[str, float]:
-    worst: dict[str, float] = defaultdict(lambda: -math.inf)
+def _worst(traffic: Traffic, accounts: Iterable[str], scores: Iterable[float]) -> dict[str, float]:
+    worst = dict.fromkeys(traffic.week.labels, -math.inf)
     for account, score in zip(accounts, scores, strict=True):
         worst[account] = max(worst[account], float(score))
-    return dict(worst)
+    return worst
 
 
-class IsolationForest:
+class IsolationForest(Detector):
     """Isolation forest (Liu, Ting and Zhou 2008) on all block features, fitted to customers."""
 
     name = "isolation forest"
@@ -61,7 +60,7 @@ class IsolationForest:
     def scores(self, traffic: Traffic) -> dict[str, float]:
         """The anomaly score 2^(-E[h]/c) of the worst block."""
         accounts, x = _blocks(traffic)
-        return _worst(accounts, -self._forest.score_samples(x))
+        return _worst(traffic, accounts, -self._forest.score_samples(x))
 
 
 _SIGNALS: Final = (
@@ -88,7 +87,7 @@ def modified_z(x: Floats, middle: Floats, mad: Floats) -> Floats:
     return _MAD_TO_SIGMA * np.abs(x - middle) / mad
 
 
-class TenSignals:
+class TenSignals(Detector):
     """A rule as operations write it: ten signals, 3.5 sigma each, two votes make an alarm.
 
     An account's score is the second largest of a block's ten modified z-scores: at 3.5 it is the
@@ -97,7 +96,6 @@ class TenSignals:
 
     name = "ten signals, two votes"
     reads = "text"
-    sigma = 3.5
 
     def fit(self, customers: Sequence[Traffic]) -> None:
         """Medians and deviations of customers' blocks."""
@@ -108,17 +106,21 @@ class TenSignals:
         mean = 1.253314 * _MAD_TO_SIGMA * far.mean(axis=0)
         self._mad = np.maximum(np.where(mad > 0, mad, mean), 1e-9)
 
+    def published(self, rate: float) -> float | None:
+        """Three and a half sigma, whatever comes of it."""
+        return 3.5
+
     def scores(self, traffic: Traffic) -> dict[str, float]:
         """The second largest modified z-score of the worst block."""
         accounts, x = _blocks(traffic)
         z = modified_z(self._signals(x), self._middle, self._mad)
-        return _worst(accounts, np.sort(z, axis=1)[:, -2])
+        return _worst(traffic, accounts, np.sort(z, axis=1)[:, -2])
 
     def _signals(self, x: Floats) -> Floats:
         return x[:, [NAMES.index(name) for name in _SIGNALS]]
 
 
-class HalfSpaceTrees:
+class HalfSpaceTrees(Detector):
     """Half-Space Trees (Tan, Ting and Liu 2011) by River, on block features scaled to [0, 1].
 
     25 trees of height 8, windows of 250 blocks; scores each block before learning it, as a stream
@@ -150,7 +152,7 @@ class HalfSpaceTrees:
         for row in self._scaled(x):
             scored.append(trees.score_one(row))
             trees.learn_one(row)
-        return _worst(accounts, scored)
+        return _worst(traffic, accounts, scored)
 
     def _scaled(self, x: Floats) -> list[dict[str, float]]:
         width = np.maximum(self._high - self._low, 1e-9)

@@ -12,7 +12,7 @@ import argparse
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,13 +21,18 @@ import msgspec
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from threadpoolctl import threadpool_limits
 
-from benchmarks.detection import baselines, baselines_learned, tables
+from benchmarks.detection import baselines, baselines_learned, baselines_windows, tables
+from benchmarks.detection.adversaries import Rotation
 from benchmarks.detection.baselines import Detector, Traffic, collected, traces_of
 from benchmarks.detection.compose import Settings
-from benchmarks.detection.report import Curve, Matched, Pooled, Report, Study
+from benchmarks.detection.harvesters import FAMILIES
+from benchmarks.detection.report import Adversaries, Curve, Matched, Pooled, Report, Study
 from benchmarks.detection.results import (
     Observed,
+    Row,
+    by_form,
     by_kind,
     by_row,
     by_trait,
@@ -43,6 +48,7 @@ from benchmarks.detection.weeks import (
     Request,
     calibrated,
     evidence_by_hour,
+    in_shadow,
     judged,
     keeping,
     measured,
@@ -55,10 +61,22 @@ __all__ = ["Plan", "main", "run"]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-SECTIONS: Final = ("baselines", "alone", "metadata", "evidence", "vectors")
+SECTIONS: Final = (
+    "baselines",
+    "embeddings",
+    "alone",
+    "metadata",
+    "thousand",
+    "adversaries",
+    "evidence",
+    "vectors",
+)
+_FORMS: Final = ("plain", "rotated", "framing", "look_alikes")
+_SLOW_FORMS: Final = ("warmed", "poisoner")
 MATCHED: Final = (1e-2, 1e-3)  # per customer-week
 SHARES: Final = (0.02, 0.09, 0.23)
 _WIDTH: Final = 150  # of tables that go into a file or a pipe
+_SLOW_THIEVES: Final = 0.09
 _CALIBRATE_SEED: Final = 5000  # weeks that neither training nor the shipped reference drew
 
 
@@ -71,9 +89,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     detector_seeds: int = 3  # test weeks on which the baselines run too
     alone_seeds: int = 2
     metadata_seeds: int = 1
+    adversary_seeds: int = 4  # weeks of text with thieves who know that they are watched
+    slow_weeks: int = 4  # how many weeks warmed accounts and poisoners take
+    slow_customers: int = 700
+    slow_seeds: int = 2
     calibrate_weeks: int = 3  # without thieves: the first teaches the baselines, the rest set bars
     customers: int = 2600
-    vector_customers: int = 900
+    vector_customers: int = 1100  # a baseline decides from 1,000 on
     max_events: int = 500_000
     first_seed: int = 1000
     shares: tuple[float, ...] = SHARES
@@ -82,21 +104,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     cache: str | None = None
 
     def week(
-        self, split: Split, seed: int, traffic: str, *, thieves: float, **extra: Any
+        self, split: Split, seed: int, traffic: str, *, thieves: float, **settings: Any
     ) -> Request:
-        """The request for a week of this plan."""
-        return Request(
-            split=split,
-            seed=seed,
-            data=self.data,
-            settings=Settings(
-                thieves=thieves,
-                customers=self.customers if traffic == "text" else self.vector_customers,
-                max_events=self.max_events,
-                traffic=traffic,
-            ),
-            **extra,
-        )
+        """The request for a week of this plan; `settings` go before the plan's own."""
+        own: dict[str, Any] = {
+            "thieves": thieves,
+            "customers": self.customers if traffic == "text" else self.vector_customers,
+            "max_events": self.max_events,
+            "traffic": traffic,
+        }
+        return Request(split=split, seed=seed, data=self.data, settings=Settings(**own | settings))
 
 
 class _Shared:
@@ -105,7 +122,10 @@ class _Shared:
     plan: Plan
     models: Models
     own: dict[str, Baseline]  # traffic → the operator's baseline
-    detectors: dict[str, list[Detector]]
+    learning: list[Detector]
+    detectors: dict[str, list[Detector]]  # traffic → the fitted ones
+    first: Traffic  # what the baselines learn from
+    rest: list[Traffic]  # what sets their thresholds
 
 
 def _cache(plan: Plan) -> Path | None:
@@ -130,6 +150,16 @@ def _clean_scores(task: tuple[str, Measured]) -> list[float]:
     """The product's evidence of the customers of a week without thieves, as -log10 of its rate."""
     _, week = task
     return [_evidence(one) for one in judged(week, _Shared.models).values()]
+
+
+def _learned(number: int) -> tuple[Detector, list[float]]:
+    """A baseline of `_Shared.learning`, fitted, and its scores of the other weeks' customers."""
+    one = _Shared.learning[number]
+    one.fit([_Shared.first])
+    values: list[float] = []
+    for part in _Shared.rest:
+        values += one.scores(part).values()
+    return one, values
 
 
 def _evidence(one: Judged) -> float:
@@ -166,9 +196,15 @@ def _test_week(task: tuple[str, int]) -> _TestWeek:
             alone = judged(keeping(week, customers + members), models)
             found.alone.append([alone[name] for name in members])
     if "metadata" in plan.sections and number < plan.metadata_seeds:
-        bare = msgspec.structs.replace(request, without_inputs=True)
+        bare = plan.week("test", seed, traffic, thieves=max(plan.shares), inputs=False)
         found.metadata = list(judged(measured(bare, _cache(plan))[0], models).values())
     return found
+
+
+def _extra_week(request: Request) -> list[Judged]:
+    """The product on a week of its own kind."""
+    week, _ = measured(request, _cache(_Shared.plan))
+    return list(judged(week, _Shared.models).values())
 
 
 def _parts(week: Measured) -> tuple[list[str], dict[str, list[str]]]:
@@ -200,32 +236,37 @@ def _thinned(week: Measured, share: float, seed: int) -> list[str]:
 # -- the parts of the report -------------------------------------------------------------------
 
 
-def _detectors(traffic: str) -> list[Detector]:
-    every: list[Detector] = [
-        baselines.Volume(),
-        baselines.Rita(),
+def _detectors(traffic: str, embeddings: bool) -> list[Detector]:
+    every: list[Detector] = [baselines_windows.MmdEmbeddings()] if embeddings else []
+    every += [
+        baselines_windows.MmdRows(),
+        baselines_learned.HalfSpaceTrees(),
+        baselines_learned.IsolationForest(),
+        baselines_learned.TenSignals(),
+        baselines_windows.AccountAware(),
         baselines.Prada(),
         baselines.Jaccard(),
-        baselines_learned.TenSignals(),
-        baselines_learned.IsolationForest(),
-        baselines_learned.HalfSpaceTrees(),
+        baselines.Rita(),
+        baselines.Volume(),
     ]
     return [one for one in every if one.reads in (traffic, "both")]
 
 
 def _flagged(seen: Observed, scores: dict[int, dict[str, float]], bar: float) -> Observed:
-    """The weeks as if accounts whose score is above the bar had been enforced at once."""
+    """The weeks as if accounts whose score is above the bar had been enforced at once.
+
+    Accounts without a score were not shown to the detector, and are left out.
+    """
     return [
         (
             seed,
             [
                 msgspec.structs.replace(
                     one,
-                    enforced_at=one.first
-                    if scores[seed].get(one.account, -math.inf) > bar
-                    else NEVER,
+                    enforced_at=one.first if scores[seed][one.account] > bar else NEVER,
                 )
                 for one in accounts
+                if one.account in scores[seed]
             ],
         )
         for seed, accounts in seen
@@ -262,7 +303,9 @@ class _Runner:
         seeds = plan.seeds if traffic == "text" else plan.vector_seeds
         tasks = [(traffic, plan.first_seed + i) for i in range(seeds)]
         tests = self._map(f"{traffic}: test weeks", _test_week, tasks)
-        return _studied(traffic, plan, tests, product, detector_bars)
+        kind = "text" if traffic == "text" else "vector"
+        needs = in_shadow(_Shared.own[traffic], _Shared.models, kind)
+        return _studied(traffic, plan, tests, product, detector_bars, needs)
 
     def _fit(
         self,
@@ -271,24 +314,79 @@ class _Runner:
         bars: Sequence[tuple[Measured, bytes]],
     ) -> dict[str, np.ndarray]:
         """Fit the baselines to the first week; their scores of the other weeks' customers."""
-        found: dict[str, np.ndarray] = {}
-        _Shared.detectors[traffic] = _detectors(traffic)
-        first = Traffic(clean[0][0], traces_of(clean[0][1]))
-        rest = [Traffic(week, traces_of(packed)) for week, packed in bars]
-        for one in self._each(f"{traffic}: baselines learn", _Shared.detectors[traffic]):
-            one.fit([first])
-            values: list[float] = []
-            for part in rest:
-                scores = one.scores(part)
-                values += [scores.get(name, -math.inf) for name in part.week.labels]
-            found[one.name] = np.array(values)
-        return found
+        _Shared.learning = _detectors(traffic, "embeddings" in self.plan.sections)
+        _Shared.first = Traffic(clean[0][0], traces_of(clean[0][1]))
+        _Shared.rest = [Traffic(week, traces_of(packed)) for week, packed in bars]
+        found = self._map(
+            f"{traffic}: baselines learn", _learned, list(range(len(_Shared.learning)))
+        )
+        _Shared.detectors[traffic] = [one for one, _ in found]
+        del _Shared.learning, _Shared.first, _Shared.rest
+        return {one.name: np.array(values) for one, values in found}
 
-    def _each(self, title: str, items: Sequence[Task]) -> Iterable[Task]:
-        bar = self._progress.add_task(title, total=len(items))
-        for item in items:
-            yield item
-            self._progress.advance(bar)
+    def thousand(self) -> list[Row]:
+        """Campaigns over a thousand accounts, one of each family in a week of its own."""
+        plan = self.plan
+        requests = [
+            plan.week(
+                "test",
+                plan.first_seed + 500 + i,
+                "text",
+                thieves=max(plan.shares),
+                sizes=(1000,),
+                families=(family,),
+            )
+            for i, family in enumerate(sorted(FAMILIES))
+        ]
+        weeks = self._map("text: a thousand accounts", _extra_week, requests)
+        return by_row(list(enumerate(weeks)))
+
+    def adversaries(self, plain: Sequence[Row]) -> Adversaries:
+        """Thieves who know that they are watched.
+
+        Args:
+            plain: the rows of ordinary campaigns: rotating thieves leave an account where those
+                were enforced.
+        """
+        plan = self.plan
+        measured_at = tuple(
+            (row.name, max(round(row.requests_before), 1))
+            for row in plain
+            if row.requests_before is not None
+        )
+        quick = [
+            plan.week(
+                "test",
+                plan.first_seed + 600 + i,
+                "text",
+                thieves=max(plan.shares),
+                forms=_FORMS,
+                rotation=Rotation(measured=measured_at),
+            )
+            for i in range(plan.adversary_seeds)
+        ]
+        slow = [
+            plan.week(
+                "test",
+                plan.first_seed + 700 + i,
+                "text",
+                thieves=_SLOW_THIEVES,
+                forms=_SLOW_FORMS,
+                weeks=plan.slow_weeks,
+                customers=plan.slow_customers,
+                sizes=(1, 10, 50),
+            )
+            for i in range(plan.slow_seeds)
+        ]
+        weeks = self._map("text: adversaries", _extra_week, quick + slow)
+        at_once, slowly = list(enumerate(weeks[: len(quick)])), list(enumerate(weeks[len(quick) :]))
+        return Adversaries(
+            forms=by_form(at_once) + by_form(slowly),
+            rows=[row for row in by_row(at_once) + by_row(slowly) if row.name.count(" ") != 1],
+            kinds=by_kind(at_once),
+            slow_kinds=by_kind(slowly),
+            slow_weeks=plan.slow_weeks,
+        )
 
     def _map(
         self, title: str, work: Callable[[Task], Result], tasks: Sequence[Task]
@@ -296,7 +394,13 @@ class _Runner:
         bar = self._progress.add_task(title, total=len(tasks))
         context = multiprocessing.get_context("fork")
         found: dict[int, Result] = {}
-        with ProcessPoolExecutor(self.plan.jobs, mp_context=context) as pool:
+        # One thread each: a forked process would wait for ever for its parent's OpenMP threads.
+        with ProcessPoolExecutor(
+            self.plan.jobs,
+            mp_context=context,
+            initializer=threadpool_limits,
+            initargs=(1, "openmp"),
+        ) as pool:
             waiting: dict[Future[Result], int] = {
                 pool.submit(work, task): i for i, task in enumerate(tasks)
             }
@@ -306,12 +410,28 @@ class _Runner:
         return [found[i] for i in range(len(tasks))]
 
 
+def _matched(
+    name: str,
+    rate: float,
+    customers: np.ndarray,
+    seen: Observed,
+    scores: dict[int, dict[str, float]],
+    bar: float,
+) -> Matched:
+    return Matched(
+        found=detection(name, f"{rate:g}", _flagged(seen, scores, bar)),
+        nominal=rate,
+        calibrated_on=len(customers),
+    )
+
+
 def _studied(
     traffic: str,
     plan: Plan,
     tests: Sequence[_TestWeek],
     product: np.ndarray,
     detector_bars: dict[str, np.ndarray],
+    needs: str,
 ) -> Study:
     variants = {
         (share, own): [(week.seed, week.seen[(share, own)]) for week in tests]
@@ -324,49 +444,33 @@ def _studied(
     ]
     top = max(plan.shares)
     every = [week for share in plan.shares for week in variants[(share, False)]]
+    together = variants[(top, False)]
+    evidence = {
+        week.seed: {one.account: _evidence(one) for one in week.seen[(top, False)]}
+        for week in tests
+    }
     matched = [
-        Matched(
-            found=detection(
-                "velvetrope",
-                f"{rate:g}",
-                _flagged(
-                    variants[(top, False)],
-                    {
-                        week.seed: {o.account: _evidence(o) for o in week.seen[(top, False)]}
-                        for week in tests
-                    },
-                    exceeded(product, rate),
-                ),
-            ),
-            nominal=rate,
-            calibrated_on=len(product),
-        )
+        _matched("velvetrope", rate, product, together, evidence, exceeded(product, rate))
         for rate in MATCHED
     ]
     compared = [week for week in tests if week.scores]
-    for name, scores in detector_bars.items():
+    shown = [(week.seed, week.seen[(top, False)]) for week in compared]
+    for one in _Shared.detectors.get(traffic, []):
+        scores = {week.seed: week.scores[one.name] for week in compared}
+        own = detector_bars[one.name]
         for rate in MATCHED:
-            seen = _flagged(
-                [(week.seed, week.seen[(top, False)]) for week in compared],
-                {week.seed: week.scores[name] for week in compared},
-                exceeded(scores, rate),
-            )
-            matched.append(
-                Matched(
-                    found=detection(name, f"{rate:g}", seen),
-                    nominal=rate,
-                    calibrated_on=len(scores),
-                )
-            )
+            matched.append(_matched(one.name, rate, own, shown, scores, exceeded(own, rate)))
+            bar = one.published(rate)
+            if bar is not None:
+                name = f"{one.name}, as published"
+                matched.append(_matched(name, rate, own, shown, scores, bar))
     alone = [(week.seed, one) for week in tests for one in week.alone]
-    together_seeds = {seed for seed, _ in alone}
-    together = [
-        (week.seed, week.seen[(top, False)]) for week in tests if week.seed in together_seeds
-    ]
+    alone_seeds = {seed for seed, _ in alone}
     bare = [(week.seed, week.metadata) for week in tests if week.metadata]
     return Study(
         traffic=traffic,
         weeks=len(tests),
+        own_baseline_needs=needs,
         pooled=rates,
         rows=by_row(every),
         traits=by_trait(every),
@@ -376,7 +480,7 @@ def _studied(
         matched=matched,
         compared_weeks=len(compared),
         alone=by_row(alone),
-        together=by_row(together),
+        together=by_row([week for week in together if week[0] in alone_seeds]),
         metadata=detection("velvetrope", "own", bare) if bare else None,
     )
 
@@ -407,6 +511,10 @@ def run(plan: Plan, console: Console) -> Report:
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         runner = _Runner(plan, progress)
         studies = [runner.study("text")]
+        thousand = runner.thousand() if "thousand" in plan.sections else []
+        adversaries = (
+            runner.adversaries(studies[0].rows) if "adversaries" in plan.sections else None
+        )
         if "vectors" in plan.sections:
             studies.append(runner.study("vectors"))
         curves = _curves(plan, models) if "evidence" in plan.sections else []
@@ -414,6 +522,8 @@ def run(plan: Plan, console: Console) -> Report:
         models=models.name,
         plan=plan_of(plan),
         studies=studies,
+        thousand=thousand,
+        adversaries=adversaries,
         curves=curves,
         seconds=time.perf_counter() - began,
     )
@@ -421,7 +531,7 @@ def run(plan: Plan, console: Console) -> Report:
 
 def plan_of(plan: Plan) -> dict[str, Any]:
     """What a reader needs to run it again; folders are the reader's own."""
-    said: dict[str, Any] = msgspec.to_builtins(plan)
+    said: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(plan))
     said["data"] = "built in" if plan.data is None else "given"
     del said["cache"]
     return said
@@ -456,6 +566,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             vector_seeds=min(options.seeds, 2),
             detector_seeds=1,
             alone_seeds=1,
+            adversary_seeds=1,
+            slow_seeds=1,
+            slow_weeks=2,
+            slow_customers=400,
             calibrate_weeks=2,
             customers=800,
             vector_customers=400,

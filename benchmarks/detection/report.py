@@ -8,7 +8,7 @@ import msgspec
 
 from benchmarks.detection.results import Detection, FalseAlarms, Row
 
-__all__ = ["Curve", "Matched", "Pooled", "Report", "Study"]
+__all__ = ["Adversaries", "Curve", "Matched", "Pooled", "Report", "Study"]
 
 
 class Pooled(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +40,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
 
     traffic: str
     weeks: int
+    own_baseline_needs: str  # before it decides; "" when it does
     pooled: list[Pooled]
     rows: list[Row]
     traits: dict[str, list[Row]]
@@ -53,11 +54,23 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Detection | None
 
 
+class Adversaries(msgspec.Struct, frozen=True, kw_only=True):
+    """Thieves who know that they are watched. Warmed accounts and poisoners take `slow_weeks`."""
+
+    forms: list[Row]
+    rows: list[Row]  # those of the forms, by family and size
+    kinds: list[FalseAlarms]  # customers of the single weeks, framed ones and look-alikes too
+    slow_kinds: list[FalseAlarms]  # customers of the several weeks, each counted once
+    slow_weeks: int
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything."""
 
     models: str
     plan: dict[str, Any]
     studies: list[Study]
+    thousand: list[Row]  # campaigns over a thousand accounts, one week a family
+    adversaries: Adversaries | None
     curves: list[Curve]
     seconds: float

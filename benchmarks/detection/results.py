@@ -24,6 +24,7 @@ __all__ = [
     "FalseAlarms",
     "Observed",
     "Row",
+    "by_form",
     "by_kind",
     "by_row",
     "by_trait",
@@ -178,6 +179,14 @@ def by_trait(seen: Observed) -> dict[str, list[Row]]:
         if len(values) > 1:
             found[trait] = [_row(value, values[value]) for value in sorted(values)]
     return found
+
+
+def by_form(seen: Observed) -> list[Row]:
+    """One row for each form of campaign (adversaries.FORMS), without natural harvesting."""
+    forms: dict[str, dict[str, list[Judged]]] = defaultdict(dict)
+    for campaign, accounts in _campaigns(seen, lambda one: not natural(one)).items():
+        forms[str(accounts[0].label.traits.get("form", "plain"))][campaign] = accounts
+    return [_row(form, forms[form]) for form in sorted(forms)]
 
 
 def quick_campaigns(seen: Observed) -> Row:

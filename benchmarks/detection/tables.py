@@ -27,24 +27,67 @@ class Table(msgspec.Struct, frozen=True):
 def of_report(report: Report) -> Iterator[Table]:
     """Every table, in the order of the report."""
     for study in report.studies:
-        yield _operating_points(study)
-        yield _compared(study)
-        if any(one.nominal != study.matched[0].nominal for one in study.matched):
-            yield _rows_compared(study)
+        yield from _of_study(study)
+        if study.traffic == "text":
+            yield from _of_text(report)
+
+
+def _of_text(report: Report) -> Iterator[Table]:
+    if report.thousand:
         yield _rows(
-            f"{_title(study)}: rows",
-            "All weeks, all shares of thieves, the shipped reference, the product's own operating "
-            "point. A throttle lets its rate through; `denied` counts every answer after the first "
-            "enforcement as refused.",
-            [*study.rows, study.quick],
+            "Text: campaigns over a thousand accounts",
+            "A week for each family, 23 % of its accounts being one campaign.",
+            report.thousand,
         )
-        for trait, rows in study.traits.items():
-            yield _rows(f"{_title(study)}: by {trait}", "Without natural harvesting.", rows)
-        yield _kinds(study)
-        if study.alone:
-            yield _alone(study)
-        if study.metadata is not None:
-            yield _metadata(study, study.metadata)
+    found = report.adversaries
+    if found is None:
+        return
+    yield _rows(
+        "Text: thieves who know that they are watched",
+        "Rotating thieves leave an account after as many requests as ordinary campaigns of their "
+        f"row had when they were enforced. Warmed accounts and poisoners take {found.slow_weeks} "
+        "weeks, the others one. Without natural harvesting.",
+        found.forms,
+    )
+    yield _rows("Text: the same by row", "Natural harvesting too.", found.rows)
+    for kinds, weeks in ((found.kinds, "one week"), (found.slow_kinds, "several weeks")):
+        yield Table(
+            f"Text: customers beside them, {weeks}",
+            "Framed: a thief copies the customer's template, client and network. Look-alikes share "
+            "a campaign's framework and client. Each customer is counted once.",
+            ("kind", "customers", "enforced", "per 1,000", "upper 95 %"),
+            [
+                (
+                    kind.name,
+                    f"{kind.share.of:,}",
+                    f"{kind.share.count:g}",
+                    _per_1000(kind),
+                    f"{1000 * kind.upper:.1f}",
+                )
+                for kind in kinds
+            ],
+        )
+
+
+def _of_study(study: Study) -> Iterator[Table]:
+    yield _operating_points(study)
+    yield _compared(study)
+    if any(one.nominal != study.matched[0].nominal for one in study.matched):
+        yield _rows_compared(study)
+    yield _rows(
+        f"{_title(study)}: rows",
+        "All weeks, all shares of thieves, the shipped reference, the product's own operating "
+        "point. A throttle lets its rate through; `denied` counts every answer after the first "
+        "enforcement as refused.",
+        [*study.rows, study.quick],
+    )
+    for trait, rows in study.traits.items():
+        yield _rows(f"{_title(study)}: by {trait}", "Without natural harvesting.", rows)
+    yield _kinds(study)
+    if study.alone:
+        yield _alone(study)
+    if study.metadata is not None:
+        yield _metadata(study, study.metadata)
 
 
 def _title(study: Study) -> str:
@@ -69,10 +112,13 @@ def _per_1000(found: FalseAlarms) -> str:
 
 
 def _operating_points(study: Study) -> Table:
+    needs = study.own_baseline_needs
+    shadow = f" The own baseline stays in shadow: it needs {needs}." if needs else ""
     return Table(
         f"{_title(study)}: the product's own operating point",
         f"{study.weeks} test weeks at each share of thieves; nominal: 1 false enforcement per "
-        "1,000 customers a week. Harvesting: mean of the rows without natural ones.",
+        "1,000 customers a week. `rows, mean` is the mean of the rows without natural harvesting."
+        + shadow,
         (
             "thieves, reference",
             "false per 1,000",

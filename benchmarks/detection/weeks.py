@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 
 import features
 from benchmarks.detection import compose as composing
-from benchmarks.detection.compose import Label, Settings, compose_from
+from benchmarks.detection.arrivals import WEEK
+from benchmarks.detection.built_in import built_in
+from benchmarks.detection.compose import WEEK_START, Label, Settings, compose_from
 from benchmarks.detection.sources import Sources, Split, load
 from detector import measure as measuring
 from detector.baseline import Baseline
@@ -36,36 +38,35 @@ from detector.runners.outcomes import Outcomes
 from detector.settings import Settings as Program
 
 __all__ = ["NEVER", "Judged", "Measured", "Request", "calibrated", "evidence_by_hour", "judged"]
-__all__ += ["keeping", "measured"]
+__all__ += ["in_shadow", "keeping", "measured"]
 
 Floats = NDArray[np.float64]
 
 NEVER: Final = math.inf
 _BATCH: Final = 5000
 _HOUR: Final = 3600.0
-_COMPOSING: Final = (
-    "arrivals",
-    "compose",
-    "customers",
-    "drawings",
-    "generated",
-    "harvesters",
-    "identities",
-    "material",
-    "phrases",
-    "sources",
-    "vectors",
+# Files beside the composer, by how their names begin, that a measured week does not depend on.
+_JUDGING: Final = (
+    "baselines",
+    "benchmark",
+    "minilm",
+    "plots",
+    "report",
+    "results",
+    "statistics",
+    "tables",
+    "train_",
+    "weeks",
 )
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """A week to compose and measure. `without_inputs` strips inputs and answers from the log."""
+    """A week to compose and measure."""
 
     split: Split
     seed: int
     data: str | None  # folder of the sources; None: the built-in one
     settings: Settings
-    without_inputs: bool = False
 
 
 class Measured(msgspec.Struct):
@@ -126,14 +127,13 @@ def measured(
         if path.exists():
             return msgspec.msgpack.decode(path.read_bytes(), type=tuple[Measured, bytes])
     events, labels = compose_from(
-        _sources(request.data, request.split), request.seed, request.settings
+        _sources(request.data, request.split, request.settings.traffic == "vectors"),
+        request.seed,
+        request.settings,
     )
     for event in events:
         event.served = event.status < 400 if event.served is None else event.served
     looked = look(events, labels) if look is not None else b""
-    if request.without_inputs:
-        for event in events:
-            event.input, event.output = None, None
     week = _measure(events, labels)
     if path is not None:
         waiting = path.with_suffix(".part")
@@ -225,17 +225,21 @@ def _run(judge: Judge, week: Measured):  # type: ignore[no-untyped-def]
 
 
 def calibrated(week: Measured, models: Models, name: str) -> Baseline:
-    """The operator's baseline that `velvetrope calibrate` would make of this week's customers."""
+    """The operator's baseline that `velvetrope calibrate` would make of this week's customers.
+
+    Its history is the whole week that was composed, though the last request comes a little before
+    the week's end.
+    """
     clean = keeping(week, [a for a, label in week.labels.items() if not label.harvesting])
     judge = Judge(Program(), models=models, calibrating=True)
     _run(judge, clean)
-    stamps = [clean.served(account) for account in clean.times]
-    return judge.calibrated(
-        name,
-        clean.events,
-        min(float(s[0]) for s in stamps),
-        max(float(s[-1]) for s in stamps),
-    )
+    return judge.calibrated(name, clean.events, WEEK_START, WEEK_START + WEEK)
+
+
+def in_shadow(baseline: Baseline, models: Models, kind: str) -> str:
+    """What a baseline needs before it decides about "text" or "vector"; "" when it does."""
+    about = Judge(Program(), baseline, models=models).promise()[kind]
+    return str(about.get("own_in_shadow", {}).get("needs", ""))
 
 
 def evidence_by_hour(
@@ -266,17 +270,15 @@ def evidence_by_hour(
 
 
 @lru_cache(maxsize=3)
-def _sources(data: str | None, split: Split) -> Sources:
-    if data is None:
-        raise ValueError("no folder of sources")
-    return load(Path(data), split)
+def _sources(data: str | None, split: Split, tables: bool) -> Sources:
+    return built_in(split, tables) if data is None else load(Path(data), split)
 
 
 @lru_cache(maxsize=1)
 def _code() -> bytes:
     """A digest of the code that a measured week depends on."""
     here = Path(composing.__file__).parent
-    files = [here / f"{name}.py" for name in _COMPOSING if (here / f"{name}.py").exists()]
+    files = [file for file in sorted(here.glob("*.py")) if not file.name.startswith(_JUDGING)]
     files += sorted(Path(features.__file__).parent.glob("*.py"))
     detector = Path(measuring.__file__).parent
     files += [detector / f"{name}.py" for name in ("measure", "columns", "blocks", "partition")]

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from benchmarks.fidelity import strategies, victims
 from benchmarks.fidelity.customers import DAY, crowd
@@ -27,9 +28,10 @@ from benchmarks.fidelity.victims import TableVictim, TextVictim
 from detector.blocks import FIRST_BLOCK_REVISIONS
 from detector.judge import Models
 
-__all__ = ["MARKS", "Cell", "Point", "Size", "VictimResult", "count", "run"]
+__all__ = ["HOURS", "MARKS", "Cell", "Point", "Size", "VictimResult", "count", "run"]
 
 MARKS: Final = (16, 32, 64, 100, 250, 500, 1000, 2000)
+HOURS: Final = (0.25, 1.0, 2.0, 5.0, 12.0, 24.0, 48.0, 96.0, 168.0)
 # Seconds between a thief's requests, over all his accounts: another one each seed.
 _GAPS_S: Final = (10.0, 2.0, 50.0)
 _SOME_GAIN: Final = 0.05  # below it a strategy has nothing that could be denied
@@ -64,6 +66,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     gap_s: float
     undefended: dict[int, float]  # requests → agreement
     curve: dict[int, Point]  # requests sent → the copy then; the last one from there on
+    undefended_by_hour: dict[float, float]  # hours from the start → agreement
+    by_hour: dict[float, Point]
     soonest: Point  # of the answers that accounts get before the detector can say anything
     at_enforcement: Point  # of the answers that accounts got before each was enforced
     at_end: Point
@@ -115,7 +119,11 @@ def run(
     models = Models.shipped()
     for seed in range(1, seeds + 1):
         for name in names:
-            yield _victim(_loaded(name, data, seed), seed, size, models, done)
+            # The fits are small: more threads cost more than they bring (boosting 100 times on two
+            # busy cores), and sums in another order would make another copy.
+            with threadpool_limits(1):
+                result = _victim(_loaded(name, data, seed), seed, size, models, done)
+            yield result
 
 
 def _loaded(name: str, data: Path | None, seed: int) -> TableVictim | TextVictim:
@@ -229,6 +237,16 @@ def _cell(
         undefended=copies.undefended,
         curve={
             mark: copies.point(found.answers_after(mark)) for mark in MARKS if mark <= copies.total
+        },
+        undefended_by_hour={
+            hours: copies.first(min(int(3600.0 * hours / plan.gap_s), copies.total))
+            for hours in HOURS
+            if 3600.0 * hours <= plan.seconds
+        },
+        by_hour={
+            hours: copies.point(found.answers_within(hours))
+            for hours in HOURS
+            if 3600.0 * hours <= plan.seconds
         },
         soonest=copies.point(min(plan.accounts * FIRST_BLOCK_REVISIONS[0], copies.total)),
         at_enforcement=copies.of(found.early),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class Extraction:
 
     sent: int = 0
     given_at: list[int] = field(default_factory=list)  # requests sent when each answer came
+    given_hours: list[float] = field(default_factory=list)  # hours from the start to each answer
     early: list[bool] = field(default_factory=list)  # answers from accounts not yet enforced
     hours: float = 0.0
     refused: Counter[str] = field(default_factory=Counter)  # by the action that refused
@@ -75,7 +77,11 @@ class Extraction:
 
     def answers_after(self, sent: int) -> int:
         """Answers given when so many requests had been sent."""
-        return int(np.searchsorted(self.given_at, sent, side="right"))
+        return bisect_right(self.given_at, sent)
+
+    def answers_within(self, hours: float) -> int:
+        """Answers given in so many hours."""
+        return bisect_right(self.given_hours, hours)
 
 
 class Street:
@@ -168,6 +174,7 @@ def extract(
         if outcome.given:
             answers_of[turn] += 1
             found.given_at.append(found.sent)
+            found.given_hours.append(found.hours)
             found.early.append(found.before[turn] is None)
             found.given[outcome.action] += 1
             rests_until[turn], pause[turn] = ended_at, _AGAIN_S

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from rich.table import Table
 
-from benchmarks.fidelity.benchmark import MARKS, Cell, Point, VictimResult
+from benchmarks.fidelity.benchmark import Cell, Point, VictimResult
 
 __all__ = ["AIM", "markdown", "table", "write"]
 
@@ -82,16 +82,21 @@ def markdown(results: Sequence[VictimResult]) -> str:
             f"| {sum(c.customers_refused for c in every)} "
             f"| {sum(r.alone_enforced for r in own)} of {sum(r.customers for r in own)} |"
         )
-    lines += ["", "## Agreement after so many requests sent", ""]
-    marks = [mark for mark in MARKS if mark in results[0].cells[0].curve]
-    lines += ["| victim | strategy | accounts | " + " | ".join(f"{m:,}" for m in marks) + " |"]
-    lines += ["|---|---|---|" + "---|" * len(marks)]
-    for victim, strategy, accounts, cells in _groups(results):
-        if accounts == cells[0].accounts and accounts == min(c.accounts for c in _all(results)):
-            without = [mean(c.undefended[m] for c in cells) for m in marks]
-            lines.append(_curve(victim, strategy, "without", without))
-        kept = [mean(c.curve[m].agreement for c in cells) for m in marks]
-        lines.append(_curve(victim, strategy, str(accounts), kept))
+    first = results[0].cells[0]
+    lines += _curves(
+        results,
+        "Agreement after so many requests sent",
+        [f"{mark:,}" for mark in first.undefended],
+        lambda cell: list(cell.undefended.values()),
+        lambda cell: [point.agreement for point in cell.curve.values()],
+    )
+    lines += _curves(
+        results,
+        "Agreement after so many hours",
+        [f"{hours:g}" for hours in first.undefended_by_hour],
+        lambda cell: list(cell.undefended_by_hour.values()),
+        lambda cell: [point.agreement for point in cell.by_hour.values()],
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -103,10 +108,6 @@ def write(results: Sequence[VictimResult], out: Path) -> None:
     (out / "report.md").write_text(markdown(results))
     for victim in _rows(results):
         _plot([r for r in results if r.victim == victim], out / f"{victim}.png")
-
-
-def _all(results: Iterable[VictimResult]) -> list[Cell]:
-    return [cell for result in results for cell in result.cells]
 
 
 def _groups(results: Sequence[VictimResult]) -> list[tuple[str, str, int, list[Cell]]]:
@@ -174,8 +175,27 @@ def _against_the_aim(results: Sequence[VictimResult]) -> str:
     return "\n".join([*lines, *([""] if missed else []), *missed])
 
 
-def _curve(victim: str, strategy: str, accounts: str, values: Sequence[float]) -> str:
-    cells = " | ".join(f"{value:.3f}" for value in values)
+def _curves(
+    results: Sequence[VictimResult],
+    title: str,
+    marks: Sequence[str],
+    without: Callable[[Cell], list[float]],
+    kept: Callable[[Cell], list[float]],
+) -> list[str]:
+    """A section with a row of agreements for each strategy without velvetrope, and with it."""
+    lines = ["", f"## {title}", "", "| victim | strategy | accounts | " + " | ".join(marks) + " |"]
+    lines += ["|---|---|---|" + "---|" * len(marks)]
+    last = None
+    for victim, strategy, accounts, cells in _groups(results):
+        if last != (victim, strategy):
+            lines.append(_curve(victim, strategy, "without", [without(c) for c in cells]))
+            last = (victim, strategy)
+        lines.append(_curve(victim, strategy, str(accounts), [kept(c) for c in cells]))
+    return lines
+
+
+def _curve(victim: str, strategy: str, accounts: str, seeds: Sequence[list[float]]) -> str:
+    cells = " | ".join(f"{mean(values):.3f}" for values in zip(*seeds, strict=True))
     return f"| {victim} | {strategy} | {accounts} | {cells} |"
 
 
@@ -188,29 +208,36 @@ def _plot(results: Sequence[VictimResult], file: Path) -> None:
     groups = _groups(results)
     names = list(dict.fromkeys(strategy for _, strategy, _, _ in groups))
     figure, panels = plt.subplots(
-        1, len(names), figsize=(3.2 * len(names), 3.4), sharey=True, squeeze=False
+        2, len(names), figsize=(3.2 * len(names), 6.0), sharey=True, squeeze=False
     )
-    for panel, name in zip(panels[0], names, strict=True):
+    for (by_sent, by_hour), name in zip(panels.T, names, strict=True):
         own = [(accounts, cells) for _, strategy, accounts, cells in groups if strategy == name]
         without = own[0][1]
-        marks = sorted(without[0].undefended)
-        panel.plot(
-            marks,
-            [mean(c.undefended[m] for c in without) for m in marks],
-            color="black",
-            label="without velvetrope",
+        marks, hours = sorted(without[0].undefended), sorted(without[0].undefended_by_hour)
+        black = {"color": "black", "label": "without velvetrope"}
+        by_sent.plot(marks, [mean(c.undefended[m] for c in without) for m in marks], **black)
+        by_hour.plot(
+            hours, [mean(c.undefended_by_hour[h] for c in without) for h in hours], **black
         )
         for accounts, cells in own:
-            panel.plot(
-                marks,
-                [mean(c.curve[m].agreement for c in cells) for m in marks],
-                linestyle="--",
-                marker=".",
-                label=f"{accounts} account{'s' if accounts > 1 else ''}",
+            dashed = {
+                "linestyle": "--",
+                "marker": ".",
+                "label": f"{accounts} account{'s' if accounts > 1 else ''}",
+            }
+            by_sent.plot(
+                marks, [mean(c.curve[m].agreement for c in cells) for m in marks], **dashed
             )
-        panel.axhline(mean(r.baseline for r in results), color="grey", linestyle=":")
-        panel.set(xscale="log", title=name, xlabel="requests sent")
-    panels[0][0].set(ylabel="agreement with the victim")
+            by_hour.plot(
+                hours, [mean(c.by_hour[h].agreement for c in cells) for h in hours], **dashed
+            )
+        for panel in (by_sent, by_hour):
+            panel.axhline(mean(r.baseline for r in results), color="grey", linestyle=":")
+            panel.set_xscale("log")
+        by_sent.set(title=name, xlabel="requests sent")
+        by_hour.set(xlabel="hours")
+    for row in panels:
+        row[0].set(ylabel="agreement with the victim")
     panels[0][-1].legend(loc="lower right", fontsize="small")
     figure.suptitle(results[0].victim)
     figure.tight_layout()

@@ -231,7 +231,7 @@ class TextVictim:
     def copy(self) -> Any:
         from sklearn.linear_model import LogisticRegression
 
-        return LogisticRegression(C=30.0, max_iter=60, tol=1e-3)
+        return LogisticRegression(C=30.0, max_iter=30, tol=1e-2)
 
     def answers(self, features: Matrix) -> tuple[Labels, Floats]:
         chances = self._model.predict_proba(features)
@@ -305,7 +305,7 @@ def fitted(copy: Callable[[], Any], x: Matrix, y: Labels) -> Any:
 
 
 def _intents(data: Path, rng: Rng) -> TextVictim:
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq
 
     table = pq.read_table(data / "prompts.parquet").to_pydict()
     texts: dict[str, list[str]] = {}
@@ -337,7 +337,9 @@ def _letter_copy() -> Any:
 def _magic_copy() -> Any:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    return HistGradientBoostingClassifier(max_iter=80, min_samples_leaf=10, random_state=0)
+    return HistGradientBoostingClassifier(
+        max_iter=40, learning_rate=0.15, max_leaf_nodes=15, min_samples_leaf=10, random_state=0
+    )
 
 
 _COPIES: Final = {"letter": _letter_copy, "magic": _magic_copy}

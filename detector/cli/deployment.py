@@ -61,6 +61,9 @@ class Deployment(Protocol):
     def history(self, scope: str, value: str) -> list[Decision]:
         """Decisions about (scope, value) with their evidence, oldest first, as far as kept."""
 
+    def campaign(self, name: str) -> list[Decision]:
+        """Decisions that name a campaign, with their evidence, oldest first, as far as kept."""
+
     def tell(self, feedback: Feedback) -> str:
         """Leave a command for the judge; one sentence on what became of it."""
 
@@ -147,6 +150,9 @@ class _OfServe:
     def history(self, scope: str, value: str) -> list[Decision]:
         return self.store.history(scope, value)
 
+    def campaign(self, name: str) -> list[Decision]:
+        return self.store.of_campaign(name)
+
     def tell(self, feedback: Feedback) -> str:
         from responders.stores.lock import StateInUse, StateLock
 
@@ -181,14 +187,21 @@ class _OfWorkers:
 
     def history(self, scope: str, value: str) -> list[Decision]:
         """From the compacted decisions topic: the last one or few."""
+        return self._decisions(f"{scope}:{value}")
+
+    def campaign(self, name: str) -> list[Decision]:
+        """Likewise."""
+        return [d for d in self._decisions(None) if d.campaign == name]
+
+    def _decisions(self, key: str | None) -> list[Decision]:
         from responders.stores.base import StoreUnavailable
 
         try:
-            return asyncio.run(self._read_decisions(scope, value))
+            return asyncio.run(self._read_decisions(key))
         except Exception as error:
             raise StoreUnavailable(f"Kafka at {self._settings.kafka.bootstrap}: {error}") from None
 
-    async def _read_decisions(self, scope: str, value: str) -> list[Decision]:
+    async def _read_decisions(self, key: str | None) -> list[Decision]:
         from aiokafka import TopicPartition
 
         from detector.kafka.connection import consumer, read_to_end
@@ -196,7 +209,7 @@ class _OfWorkers:
         from responders.stores.base import decode_decision
 
         topic = Topics.under(self._settings.kafka.prefix).decisions
-        key = f"{scope}:{value}".encode()
+        wanted = None if key is None else key.encode()
         partition = TopicPartition(topic, 0)
         reader = consumer(self._settings.kafka)
         await reader.start()
@@ -205,7 +218,7 @@ class _OfWorkers:
             return [
                 decode_decision(record.value)
                 async for record in read_to_end(reader, partition)
-                if record.key == key and record.value is not None
+                if wanted in (None, record.key) and record.value is not None
             ]
         finally:
             await reader.stop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,7 @@ from detector.cli.deployment import (
     seconds,
     whoami,
 )
+from detector.cli.explaining import action, fields, moment, print_account, print_campaign
 from detector.cli.options import (
     USAGE,
     ConfigOption,
@@ -57,6 +57,7 @@ def register(app: typer.Typer) -> None:
             "velvetrope explain acct-1",
             "velvetrope explain acct-1 --state /var/lib/velvetrope/velvetrope.db",
             "velvetrope explain acct-1 --replay out --json",
+            "velvetrope explain c-0123456789abcdef01234567",
             "velvetrope explain acct-1 --redis redis://10.0.0.5:6379/0 --kafka 10.0.0.6:9092",
         )
     )(explain)
@@ -66,7 +67,7 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
-    account: str,
+    name: Annotated[str, typer.Argument(metavar="ACCOUNT|CAMPAIGN")],
     scope: ScopeOption = "account",
     replay: Annotated[
         Path | None,
@@ -78,23 +79,34 @@ def explain(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say why an account was decided against: the last decision, its evidence, its history."""
-    value = _canonical(scope, account)
+    """Say why an account or a campaign (c-…) was decided against, and what that rests on."""
+    mode: str | None = None
+    as_campaign = scope == "account" and name.startswith("c-")
+    value = _canonical(scope, name)
+    history: list[Decision] = []
     if replay is not None:
-        history = _replayed(replay, scope, value)
-        mode: str | None = None
+        decisions = _replayed(replay)
+        history = [d for d in decisions if (d.scope, d.value) == (scope, value)]
+        members = [d for d in decisions if d.campaign == name] if as_campaign else []
     else:
         with deployment(config, state, redis, kafka) as running:
             history = running.history(scope, value)
+            members = running.campaign(name) if as_campaign and not history else []
             mode = running.store.mode()
+    if not history and members:
+        history = _latest(members)
+        if not as_json:
+            print_campaign(name, history)
+            return
     if as_json:
         for decision in history:
             _write_json(decision)
         return
     if not history:
-        typer.echo(plain(f"No decision was ever made about {scope} {value}."))
+        what = "campaign" if as_campaign else scope
+        typer.echo(plain(f"No decision was ever made about {what} {value}."))
         return
-    _print_explanation(history, mode)
+    print_account(history, mode)
 
 
 @_decisions.command(
@@ -134,11 +146,11 @@ def list_decisions(
             (
                 decision.scope,
                 decision.value,
-                _action(decision),
+                action(decision),
                 decision.mode,
                 decision.campaign or "",
-                _moment(decision.issued_at),
-                _moment(decision.expires_at),
+                moment(decision.issued_at),
+                moment(decision.expires_at),
                 decision.reason.text,
             )
             for decision in found
@@ -171,7 +183,7 @@ def show(
     if as_json:
         _write_json(decision)
         return
-    for name, shown in _fields(decision):
+    for name, shown in fields(decision):
         typer.echo(f"{name:<12}{plain(shown)}")
 
 
@@ -291,7 +303,7 @@ def list_allowed(
             (
                 entry.scope,
                 entry.value,
-                "for good" if entry.expires_at is None else _moment(entry.expires_at),
+                "for good" if entry.expires_at is None else moment(entry.expires_at),
                 entry.by,
                 entry.reason,
             )
@@ -319,7 +331,7 @@ def check(
         entry = running.store.allows({scope: value}, time.time())
     if entry is None:
         fail(f"no entry allows {scope} {value}")
-    until = "for good" if entry.expires_at is None else f"until {_moment(entry.expires_at)}"
+    until = "for good" if entry.expires_at is None else f"until {moment(entry.expires_at)}"
     typer.echo(
         f"{scope} {value} is allowed by {entry.scope} {entry.value}, {until}: {entry.reason}"
     )
@@ -406,83 +418,22 @@ def _scope(scope: str) -> Any:
     return scope  # `_canonical` has refused what is none
 
 
-def _replayed(folder: Path, scope: str, value: str) -> list[Decision]:
+def _replayed(folder: Path) -> list[Decision]:
     from responders.stores.base import decode_decision
 
     try:
         with (folder / "decisions.jsonl").open("rb") as lines:
-            decisions = [decode_decision(line) for line in lines]
+            return [decode_decision(line) for line in lines]
     except OSError as error:
         fail(f"{folder / 'decisions.jsonl'}: {error.strerror}")
     except ValueError as error:
         fail(f"{folder / 'decisions.jsonl'}: {error}")
-    return [d for d in decisions if (d.scope, d.value) == (scope, value)]
 
 
-def _print_explanation(history: list[Decision], mode: str | None) -> None:
-    last = history[-1]
-    for name, shown in _fields(last):
-        typer.echo(f"{name:<12}{plain(shown)}")
-    if mode is not None:
-        typer.echo(f"{'deployment':<12}mode {mode}")
-    evidence = next((d.evidence for d in reversed(history) if d.evidence is not None), None)
-    if evidence is not None:
-        typer.echo(
-            f"{'evidence':<12}e-value {evidence.e_value:,.1f}: among customers a bet against "
-            "them wins this much with a probability of at most 1 in as many"
-        )
-        if evidence.signals:
-            typer.echo()
-            print_table(
-                ("signal", "here", "customers", "share", "what it means"),
-                [
-                    (
-                        signal.name,
-                        f"{signal.value:.4g}",
-                        f"{signal.typical[0]:.4g} to {signal.typical[1]:.4g}",
-                        f"{signal.weight:.0%}",
-                        signal.text,
-                    )
-                    for signal in sorted(evidence.signals, key=lambda s: -abs(s.weight))
-                ],
-            )
-    typer.echo()
-    print_table(
-        ("decided at", "what", "mode", "until", "requests", "why"),
-        [
-            (
-                _moment(decision.issued_at),
-                _action(decision),
-                decision.mode,
-                _moment(decision.expires_at),
-                str(decision.n_events),
-                decision.reason.text,
-            )
-            for decision in history[-20:]
-        ],
-    )
-
-
-def _fields(decision: Decision) -> list[tuple[str, str]]:
-    technique = f" (MITRE ATLAS {decision.reason.technique})" if decision.reason.technique else ""
-    return [
-        (decision.scope, decision.value),
-        ("decision", f"{_action(decision)}, {decision.mode}"),
-        ("why", decision.reason.text + technique),
-        ("campaign", decision.campaign or "none"),
-        ("since", f"{_moment(decision.issued_at)}, after {decision.n_events} requests"),
-        ("until", _moment(decision.expires_at)),
-        ("id", f"{decision.id}, version {decision.version}"),
-        ("measured by", f"{decision.scorer or '-'}, baseline {decision.baseline or '-'}"),
-    ]
-
-
-def _action(decision: Decision) -> str:
-    return f"throttle {decision.level}" if decision.action == "throttle" else decision.action
-
-
-def _moment(seconds_: float) -> str:
-    return datetime.fromtimestamp(seconds_, UTC).strftime("%Y-%m-%d %H:%M:%S")
+def _latest(decisions: list[Decision]) -> list[Decision]:
+    """The last decision with evidence about each member, in the order of names."""
+    last = {d.value: d for d in decisions if d.evidence is not None}
+    return [last[value] for value in sorted(last)]
 
 
 def _write_json(item: Any) -> None:

@@ -176,6 +176,15 @@ class SqliteStore:
         )
         return [decode_decision(json) for (json,) in rows]
 
+    def of_campaign(self, campaign: str) -> list[Decision]:
+        """Every decision ever applied that names the campaign, with evidence, oldest first."""
+        rows = self._read(
+            "SELECT json FROM history WHERE json_extract(CAST(json AS TEXT), '$.campaign') = ? "
+            "ORDER BY version",
+            (campaign,),
+        )
+        return [decode_decision(json) for (json,) in rows]
+
     def find(self, decision_id: str) -> Decision | None:
         """A decision by its id, live or not."""
         rows = self._read(

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from benchmarks.detection.baselines import (
+    Trace,
+    Traffic,
     bowley_skew,
     prada_score,
     rita_score,
     synchronised,
 )
 from benchmarks.detection.baselines_learned import modified_z
+from benchmarks.detection.baselines_windows import MmdEmbeddings, frechet, median_bandwidth, mmd2
+from benchmarks.detection.compose import Label
+from benchmarks.detection.minilm import embed
+from benchmarks.detection.weeks import Measured
 
 WEEK = 604_800.0
 
@@ -93,3 +101,65 @@ def test_a_cluster_counts_from_the_link_that_makes_it_large_enough() -> None:
 def test_the_modified_z_score_is_the_formulas() -> None:
     one = (np.array([x]) for x in (10.0, 4.0, 2.0))
     assert modified_z(*one)[0] == pytest.approx(0.6745 * 6 / 2)
+
+
+def test_the_median_bandwidth_is_the_median_distance() -> None:
+    assert median_bandwidth(np.array([[0.0], [1.0], [4.0]])) == pytest.approx(3.0)
+
+
+def test_mmd_of_two_pairs_is_the_formulas() -> None:
+    # Kernel at distance 0 is 1, at distance 1 with σ = 1 it is exp(-1/2): x is a pair of zeros,
+    # the reference a zero and a one.
+    k = math.exp(-0.5)
+    x, reference = np.zeros((2, 1)), np.array([[0.0], [1.0]])
+    assert mmd2(x, reference, 1.0, k) == pytest.approx(1.0 + k - 2 * (1 + k) / 2)
+
+
+def test_the_frechet_distance_of_a_sample_to_itself_is_0() -> None:
+    x = np.random.default_rng(0).normal(size=(50, 4))
+    assert frechet(x, x.mean(axis=0), np.cov(x.T, bias=True)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_the_frechet_distance_of_normals_on_a_line_is_the_textbooks() -> None:
+    # Means 1 and 4, variances 1 and 9: (4 - 1)² + (3 - 1)².
+    x = np.array([[0.0], [2.0]])
+    assert frechet(x, np.array([4.0]), np.array([[9.0]])) == pytest.approx(9.0 + 4.0)
+
+
+def test_embeddings_are_those_of_the_published_model() -> None:
+    # The first numbers that its page prints for this sentence.
+    found = embed(["This is an example sentence"])[0]
+    assert found[:5] == pytest.approx([0.0677, 0.0635, 0.0487, 0.0793, 0.0374], abs=1e-4)
+
+
+def test_texts_of_one_batch_do_not_see_each_other() -> None:
+    texts = ["A cat is outdoors", "What is the time?", "The cat sits outside", "hm"]
+    together = embed(texts)
+    for text, row in zip(texts, together, strict=True):
+        np.testing.assert_allclose(embed([text])[0], row, atol=1e-5)
+    assert together[0] @ together[2] > 0.8 > 0.3 > together[0] @ together[1]
+
+
+def _spoken(words: dict[str, str], thief: str | None = None) -> Traffic:
+    """Accounts that say one word each, sixteen times."""
+    times = np.arange(16.0).tobytes()
+    labels = {n: Label(n == thief, "g", "c" if n == thief else None) for n in words}
+    traces = {n: Trace(times, texts=(word,) * 16) for n, word in words.items()}
+    return Traffic(Measured([], [], labels, dict.fromkeys(words, times), 0), traces)
+
+
+def test_mmd_as_published_calls_an_ordinary_customer_unlike_the_mixture_of_all() -> None:
+    rng = np.random.default_rng(0)
+    place = {word: rng.normal(size=8).astype(np.float32) for word in "abcdefghijklmnop"}
+
+    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.array([place[t] + rng.normal(0, 0.1, 8) for t in texts], np.float32)
+
+    customers = {f"customer-{i}": "abcdefghijklmnop"[i % 16] for i in range(64)}
+    detector = MmdEmbeddings(encode)
+    detector.fit([_spoken(customers)])
+    found = detector.scores(_spoken(customers))
+    published = detector.published(0.01)
+    assert published is not None
+    # Each customer keeps to a word: a window of his is no draw from what all say.
+    assert min(found.values()) > published

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.detection import plots, tables
-from benchmarks.detection.benchmark import Plan, run
+from benchmarks.detection.benchmark import SECTIONS, Plan, run
 from benchmarks.detection.compose import Settings, compose
 from benchmarks.detection.report import Report
 from benchmarks.detection.weeks import Request, judged, keeping, measured
@@ -44,14 +44,19 @@ def report(data: Path) -> Report:
         customers=120,
         vector_customers=40,
         max_events=8_000,
+        adversary_seeds=1,
+        slow_seeds=1,
+        slow_weeks=2,
+        slow_customers=60,
+        sections=tuple(s for s in SECTIONS if s not in ("thousand", "embeddings")),
         shares=(0.09, 0.23),
         jobs=1,
     )
     return run(plan, Console(file=io.StringIO()))
 
 
-def request(data: Path, **extra: bool) -> Request:
-    return Request(split="test", seed=3, data=str(data), settings=SMALL, **extra)
+def request(data: Path, settings: Settings = SMALL) -> Request:
+    return Request(split="test", seed=3, data=str(data), settings=settings)
 
 
 def test_a_measured_week_is_judged_as_the_pipeline_judges_its_events(data: Path) -> None:
@@ -96,7 +101,7 @@ def test_a_week_read_from_the_cache_is_the_one_written(data: Path, tmp_path: Pat
 
 
 def test_without_inputs_every_block_is_of_metadata(data: Path) -> None:
-    week, _ = measured(request(data, without_inputs=True))
+    week, _ = measured(request(data, msgspec.structs.replace(SMALL, inputs=False)))
     kinds = {block.kind for blocks in week.partitions for block in blocks}
     assert kinds == {"metadata"}
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from benchmarks.detection import customers, harvesters
-from benchmarks.detection.compose import WEEK_START, Label, Settings, compose, write
+from benchmarks.detection.compose import WEEK_START, Label, Settings, compose, main, write
 from benchmarks.detection.sources import SPLITS, load, third
 from detector.events import Event, decode
 from tests.benchmarks.source_units import units
@@ -146,3 +146,21 @@ def test_campaign_members_are_named_with_how_they_go_about_it(composed: Composed
     for label in labels.values():
         assert (label.campaign is not None) == label.harvesting
         assert ("timing" in label.traits) == label.harvesting
+
+
+def test_the_command_composes_what_its_options_say(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = "--split test --seed 1 --customers 60 --thieves 0.3 --max-events 4000 --plain"
+    forms = "--forms poisoner --weeks 2 --poison-a-day 0.02 --metadata-only"
+    command = ["compose", "--data", str(data), "--out", str(tmp_path), *options.split()]
+    monkeypatch.setattr("sys.argv", [*command, *forms.split()])
+    main()
+    assert "26 of them thieves" in capsys.readouterr().out
+    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert not any("input" in json.loads(line) for line in lines)
+    labels = json.loads((tmp_path / "labels.json").read_text())
+    assert {one["group"] for one in labels.values() if one["harvesting"]} == {"poisoner"}

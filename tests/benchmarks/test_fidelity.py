@@ -321,6 +321,9 @@ def test_the_benchmark_adds_up_and_is_written(tmp_path: Path) -> None:
         assert cell.curve[64].answers <= 64
         if cell.curve[64].answers == 64:
             assert cell.curve[64].agreement == cell.undefended[64]
+        assert [point.answers for point in cell.by_hour.values()] == sorted(
+            point.answers for point in cell.by_hour.values()
+        )
         assert cell.customers_seen <= 40
     assert {file.name for file in tmp_path.iterdir()} == {
         "results.json",
@@ -338,6 +341,8 @@ def made(share: float, strategy: str = "jbda", seed: int = 1, least: float = 0.1
         gap_s=10.0,
         undefended={100: 0.5, 250: 0.9},
         curve={100: Point(90, 0.4, 0.5), 250: Point(120, 0.6, 0.6)},
+        undefended_by_hour={1.0: 0.9},
+        by_hour={1.0: Point(95, 0.45, 0.5)},
         soonest=Point(80, 0.3, least),
         at_enforcement=Point(90, 0.4, share),
         at_end=Point(120, 0.6, 0.6),
@@ -371,6 +376,8 @@ def test_the_page_holds_the_mean_over_seeds_against_the_aim() -> None:
 
     assert "1 of 1 rows.\n" in page  # the mean is .19
     assert "0 of 1 rows. Missed:\n\n- letter jbda x10: 0.25\n" in report.markdown([made(0.25)])
+    assert "| letter | jbda | without | 0.500 | 0.900 |" in page
+    assert "| letter | jbda | 10 | 0.450 |" in page
     assert "| letter | 60 over 2 extractions | 2 | 8 | 4 of 80 |" in page
 
 

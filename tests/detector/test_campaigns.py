@@ -13,7 +13,10 @@ import pytest
 
 from detector.blocks import Identity
 from detector.campaigns import PLANES, Campaigns, Change, client_keys
+from detector.judge import Judge
+from detector.settings import MeasureSettings, Settings
 from detector.state import StateMismatch, pack, unpack
+from tests.detector.small_models import START, models, sketch, text_block
 
 KEY = b"key"
 NOW = 1_800_000_000.0
@@ -160,6 +163,46 @@ def test_what_ties_an_account_is_told_by_plane() -> None:
     assert [(link.plane, link.members) for link in told] == [("payment", 4), ("sketch", 3)]
     assert sum(link.weight for link in told) == pytest.approx(1.8)
     assert campaigns.links("nobody") == []
+
+
+# With the judge
+
+
+@pytest.mark.parametrize("planted", [2, 6])
+def test_planted_look_alikes_stay_free_and_out_of_the_campaign(planted: int) -> None:
+    """A tenth, and three tenths, of a group are customers whose every link thieves copied."""
+    judge = Judge(Settings(measure=MeasureSettings(partitions=1)), models=models())
+    shared: dict[str, Any] = {
+        "identity": Identity(
+            ip="203.0.113.9", ja4="t13d", user_agent="curl/8", links={"payment": "p", "device": "d"}
+        ),
+        "heads": ((7, 32, 32),),
+        "sketch": sketch(1),
+    }
+    thieves = [f"thief-{i}" for i in range(20 - planted)]
+    customers = [f"customer-{i}" for i in range(planted)]
+    seq = 0
+    decided = set()
+    changes: list[Change] = []
+    for index in range(6):
+        for number, name in enumerate([*customers, *thieves]):
+            score = -1.0 if name in customers else 6.0
+            at = 600.0 * index + 10.0 * number
+            block = text_block(name, at, score=score, index=index, seq=seq, **shared)
+            judge.blocks(0, [block], START + at)
+            judgement = judge.advance()
+            decided |= {(d.value, d.campaign) for d in judgement.decisions}
+            changes += judgement.campaigns
+            seq += 1
+    judge.end(0)
+    judgement = judge.advance()
+    decided |= {(d.value, d.campaign) for d in judgement.decisions}
+    assert {value for value, _ in decided} == {*thieves}
+    ((name, members),) = judge.campaigns.all().items()
+    assert {*members} == {*thieves}
+    assert {campaign for _, campaign in decided} == {None, name}  # two were alone at first
+    assert kinds(changes)[:2] == ["born", "grew"]
+    assert {link.plane for link in judge.campaigns.links("thief-3")} >= {"payment", "template"}
 
 
 # The life of a campaign

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
@@ -18,6 +19,7 @@ from detector.blocks import Block, Identity
 from detector.judge import Judge, Judgement
 from detector.settings import JudgeSettings, MeasureSettings, Settings
 from detector.state import StateMismatch
+from features import NAMES
 from responders.decisions import Decision
 from responders.feedback import Allow, Clear, Disallow, Feedback, SetMode
 from responders.settings import PolicySettings, RungSettings
@@ -476,11 +478,30 @@ def test_a_decision_says_why() -> None:
     assert decision.reason.technique == "AML.T0024.002"
     assert decision.evidence is not None
     assert decision.evidence.e_value > 100.0
-    (signal,) = decision.evidence.signals
+    signal = decision.evidence.signals[0]
     assert signal.typical == (-3.0, 0.0)
     assert signal.value == 5.5
     assert signal.weight == 1.0
     assert signal.text in decision.reason.text
+    assert decision.evidence.log_odds == 6.0
+    assert decision.evidence.counted is False
+
+
+def test_what_a_decision_rests_on_adds_up() -> None:
+    found = [d for j in EXPECTED.values() for d in j.decisions if d.evidence is not None]
+    texts = vectors = tied = 0
+    for decision in found:
+        evidence = decision.evidence
+        assert evidence is not None
+        assert evidence.log_odds is not None
+        assert evidence.base is not None
+        added = [signal.log_odds for signal in evidence.signals]
+        assert evidence.base + math.fsum(added) == pytest.approx(evidence.log_odds, abs=1e-6)
+        assert math.fsum(s.weight for s in evidence.signals) == pytest.approx(1.0)
+        texts += evidence.signals[0].name.startswith(NAMES[0])
+        vectors += evidence.signals[0].name.startswith("vectors.")
+        tied += bool(evidence.ties)
+    assert min(texts, vectors, tied) > 0
 
 
 def test_an_account_in_several_populations_pays_for_its_chances() -> None:

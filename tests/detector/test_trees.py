@@ -100,3 +100,25 @@ def test_no_trees_at_all_are_refused() -> None:
     empty = {name: np.zeros(0) for name in staircase(0, 0.0, 1.0, 1.0).arrays()}
     with pytest.raises(ValueError, match="do not fit together"):
         Trees(0.0, empty)
+
+
+def test_nodes_with_two_parents_are_refused() -> None:
+    """Written out as a tree they would take any amount of memory."""
+    arrays = {
+        "feature": np.zeros(5),
+        "threshold": np.zeros(5),
+        "left": np.array([1, 2, 3, -1, -1]),
+        "right": np.array([2, 3, 4, -1, -1]),
+        "value": np.zeros(5),
+        "root": np.zeros(1),
+    }
+    with pytest.raises(ValueError, match="do not fit together"):
+        Trees(0.0, arrays)
+
+
+def test_rows_however_extreme_end_at_a_leaf(fitted: Any) -> None:
+    trees = Trees.of(fitted)
+    rows = np.array([np.full(6, x) for x in (np.inf, -np.inf, 1e300, -1e300)])
+    found = [trees.log_odds(row) for row in rows]
+    clipped = fitted.decision_function(np.clip(rows, -1e300, 1e300))
+    assert found == pytest.approx(clipped, abs=1e-9)

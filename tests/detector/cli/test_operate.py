@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from detector.cli import build
 from detector.runners.ledger import Ledger
-from responders.decisions import Decision, Evidence, Reason, Signal
+from responders.decisions import Decision, Evidence, Reason, Signal, Tie
 from responders.feedback import Allow, Clear, Feedback, SetMode
 from responders.stores.lock import StateLock
 from responders.stores.sqlite import SqliteStore
@@ -121,6 +121,85 @@ def test_explain_reads_a_replay_as_well(run: Run) -> None:
     Path("out/decisions.jsonl").write_bytes(msgspec.json.encode(decision()) + b"\n")
     result = run("explain", "acct-1", "--replay", "out", "--json")
     assert json.loads(result.stdout)["id"] == "d-acct-1-1"
+
+
+def signal(name: str, log_odds: float, weight: float) -> Signal:
+    return Signal(
+        name=name, value=2.0, typical=(0.0, 1.0), weight=weight, text=f"{name} text",
+        log_odds=log_odds,
+    )  # fmt: skip
+
+
+def member(value: str, version: int, *, odds: tuple[float, float], others: int) -> Decision:
+    """One of c-7: base -4, and two signals."""
+    signals = tuple(
+        signal(name, part, part / sum(odds)) for name, part in zip("ab", odds, strict=True)
+    )
+    evidence = Evidence(
+        e_value=40.0,
+        signals=signals,
+        log_odds=-4.0 + sum(odds),
+        base=-4.0,
+        false_per_1000_week=0.25,
+        counted=False,
+        ties=(Tie(plane="payment", weight=0.5, members=others),),
+    )
+    return decision(value, version, campaign="c-7", evidence=evidence)
+
+
+def test_explain_shows_a_sum_that_can_be_checked(run: Run, state: Path) -> None:
+    store = SqliteStore(state)
+    store.apply([member("m-1", 10, odds=(6.0, 2.0), others=3)])
+    store.close()
+    lines = [line.split() for line in run("explain", "m-1").stdout.splitlines()]
+    assert ["a", "2", "0", "to", "1", "+6.00", "75%", "a", "text"] in lines
+    assert ["b", "2", "0", "to", "1", "+2.00", "25%", "b", "text"] in lines
+    assert any(line[:2] == ["base", "-4.00"] for line in lines)
+    assert any(line[:2] == ["evidence", "+4.00"] for line in lines)
+    assert any(line[:3] == ["promise", "0.25", "of"] and "modelled" in line for line in lines)
+    assert ["tied", "by", "payment,", "with", "3", "other", "members"] in lines
+
+
+@pytest.mark.parametrize("where", ["state", "replay"])
+def test_explain_of_a_campaign_shows_members_ties_and_mean_evidence(
+    run: Run, state: Path, where: str
+) -> None:
+    import msgspec
+
+    made = [
+        member("m-2", 10, odds=(1.0, 1.0), others=1),  # replaced by its later one
+        member("m-1", 11, odds=(6.0, 2.0), others=3),
+        member("m-2", 12, odds=(4.0, 4.0), others=1),
+        decision("other", 13, campaign="c-8"),
+    ]
+    if where == "state":
+        store = SqliteStore(state)
+        store.apply(made)
+        store.close()
+        result = run("explain", "c-7")
+    else:
+        Path("out").mkdir()
+        lines = b"".join(msgspec.json.encode(each) + b"\n" for each in made)
+        Path("out/decisions.jsonl").write_bytes(lines)
+        result = run("explain", "c-7", "--replay", "out")
+    assert result.exit_code == 0
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert ["campaign", "c-7"] in rows
+    assert rows[1][:2] == ["members", "2"]
+    assert ["payment", "2", "100%", "3", "others"] in rows
+    assert ["a", "+5.00", "62%", "a", "text"] in rows
+    assert ["b", "+3.00", "38%", "b", "text"] in rows
+    assert any(row[:2] == ["evidence", "+4.00"] for row in rows)
+    assert [row[0] for row in rows if row and row[0].startswith("m-")] == ["m-1", "m-2"]
+    assert "other" not in [row[0] for row in rows if row]
+
+
+def test_explain_of_an_unknown_campaign_is_no_error(run: Run, state: Path) -> None:
+    result = run("explain", "c-9")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "No decision was ever made about campaign c-9.\n",
+    )
 
 
 def test_a_name_cannot_write_to_the_terminal(run: Run, state: Path) -> None:
