@@ -24,7 +24,7 @@ from detector.change_points import account_changed
 from detector.directions import direct, direct_all
 from detector.explanation import Like
 from detector.neighbours import NeighbourIndex, centred
-from detector.score import ACCOUNT_COLUMNS, OTHERS_COLUMNS, OWN_COLUMNS, TextModels
+from detector.score import ACCOUNT_COLUMNS, OWN_COLUMNS, TextModels
 from detector.state import Column, StateMismatch, Table
 from features import NAMES
 
@@ -244,7 +244,7 @@ class TextEvidence:
         return x
 
     def others(self, row: int, mean: float) -> NDArray[np.float64]:
-        """What the accounts around one show, itself left out: float64 (len(OTHERS_COLUMNS),).
+        """What the accounts around one show, itself left out: as OTHERS_COLUMNS names it, float64.
 
         Where there is nobody, the means are the account's own, and the rest is 0.
 
@@ -271,13 +271,13 @@ class TextEvidence:
             score_sum[kind] / weight_sum[kind] if weight_sum[kind] else mean
             for kind in (False, True)
         )
-        out = np.array(
-            [linked, math.log1p(crowd), templates]
-            + self._who_sends_alike(row, mean)
-            + self._who_goes_about_it_alike(row, mean)
+        return np.array(
+            [
+                *(linked, math.log1p(crowd), templates),
+                *self._who_sends_alike(row, mean),
+                *self._who_goes_about_it_alike(row, mean),
+            ]
         )
-        assert len(out) == len(OTHERS_COLUMNS)
-        return out
 
     def judge(self, row: int) -> float:
         """The account's evidence, after its last block: -inf while its own history is ordinary.
@@ -304,13 +304,13 @@ class TextEvidence:
                 self._seen[row] = x
         return highest_yet
 
-    def seen(self, row: int) -> NDArray[np.float64] | None:
-        """What the models saw when the evidence reached its maximum; None before there is any.
+    def seen(self, row: int) -> NDArray[np.float64]:
+        """What the models saw when the evidence of an account that has some was found.
 
         Returns:
             float64 (len(ACCOUNT_COLUMNS),): `TextModels.odds` of it is the evidence.
         """
-        return self._seen.get(row)
+        return self._seen[row]
 
     def holders(self, row: int) -> dict[str, int]:
         """`keys`, and how many accounts have each."""

@@ -116,9 +116,7 @@ def explain_text(
             value, around = round(2.0**value), (2.0 ** counts[0], 2.0 ** counts[1])
         log_odds = math.fsum(share_of[column] for column in columns)
         kept.append(
-            Signal(
-                name=name, value=value, typical=around, weight=0.0, text=text, log_odds=log_odds
-            )
+            Signal(name=name, value=value, typical=around, weight=0.0, text=text, log_odds=log_odds)
         )
     return _weighed(base, kept)
 

@@ -23,7 +23,7 @@ from detector.evidence import MIN_EVENTS, TextEvidence, link_keys
 from detector.explanation import Explanation, explain_blocks, explain_text
 from detector.false_share import FalseShare
 from detector.score import TextModels, shipped
-from detector.settings import Settings
+from detector.settings import JudgeSettings, Settings
 from detector.state import StateMismatch, pack, unpack
 from detector.vector_evidence import VectorEvidence
 from detector.vector_model import VectorModel
@@ -48,7 +48,7 @@ _CLEAN_SKETCHES: Final = 4000  # customers whose sketches a baseline keeps
 
 @dataclass(frozen=True)
 class Models:
-    """The learned models, as shipped with the program."""
+    """The learned models."""
 
     text: TextModels
     vector: VectorModel
@@ -63,6 +63,18 @@ class Models:
         with resources.as_file(resources.files("detector") / "models" / "vector.npz") as path:
             vector = VectorModel.load(path)
         return cls(shipped(), vector)
+
+    @classmethod
+    def of(cls, settings: JudgeSettings) -> Models:
+        """The shipped ones, or those for text that the operator trained.
+
+        Raises:
+            BadModel, ModelError: a file is damaged or of another version.
+        """
+        models = cls.shipped()
+        if settings.models is None:
+            return models
+        return cls(TextModels.load(settings.models), models.vector)
 
     @property
     def name(self) -> str:
@@ -137,7 +149,7 @@ class Judge:
         self._calibrating = calibrating
         self.tick = -1
         self._tick_s = settings.judge.tick_s
-        self._models = models or Models.shipped()
+        self._models = models or Models.of(settings.judge)
         self._baseline = baseline
         self._generation = generation
         self.policy = Policy(settings.policy, generation=generation)
@@ -601,10 +613,7 @@ class Judge:
         texts = self._texts[population]
         row = texts.accounts[account]
         like = texts.like(row, self._unsuspected)
-        seen = texts.seen(row)
-        if seen is None:
-            return Explanation(0.0, ())
-        return explain_text(self._models.text, seen, texts["best"][row], like)
+        return explain_text(self._models.text, texts.seen(row), texts["best"][row], like)
 
     def _reference_of(self, population: str) -> Reference:
         return self._vector_reference if population in self._vectors else self._text_reference
@@ -649,12 +658,14 @@ class Judge:
 
     def _unpack(self, packed: bytes) -> None:
         state = unpack("judge", _VERSION, packed)
-        made = (state["scorer"], state["tick_s"], len(state["partitions"]))
-        own = (self._models.name, self._tick_s, len(self._partitions))
+        made = (state["tick_s"], len(state["partitions"]))
+        own = (self._tick_s, len(self._partitions))
         if made != own:
             raise StateMismatch(
-                f"stored judge is of (scorer, tick_s, partitions) {made}; this one is of {own}"
+                f"stored judge is of (tick_s, partitions) {made}; this one is of {own}"
             )
+        # What other models for text found says nothing in these ones' terms: it begins anew.
+        rescored = state["scorer"] != self._models.name
         self.tick = state["tick"]
         self._partitions = [_Partition(*values) for values in state["partitions"]]
         self._pending = []
@@ -676,12 +687,18 @@ class Judge:
         self.campaigns.restore(state["campaigns"])
         for name, raw in state["accounts"]:
             account = self._accounts[name] = msgspec.convert(raw, AccountSummary)
+            if rescored:
+                account.rates = {
+                    population: rate
+                    for population, rate in account.rates.items()
+                    if population in state["vectors"]
+                }
             if account.day >= 0:
                 self._false_share.seen(name, account.rate, account.day)
         self._waiting = {
             name: msgspec.convert(identity, Identity) for name, identity in state["waiting"]
         }
-        for name, texts in state["texts"].items():
+        for name, texts in {} if rescored else state["texts"].items():
             if name not in self._texts:
                 self._text_evidence(name)
             self._texts[name].restore(texts)

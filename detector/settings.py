@@ -83,6 +83,9 @@ class JudgeSettings(_Part):
         604_800.0, description="s after an account's first event at which its evidence restarts"
     )
     baseline: Path | None = Field(None, description="made by `calibrate`; none: the shipped one")
+    models: Path | None = Field(
+        None, description="models for text made by `train`; none: the shipped ones"
+    )
     baseline_customers: int = Field(
         1000, ge=1, description="below which a baseline is in shadow: the shipped one decides"
     )

@@ -105,7 +105,7 @@ def train(
     blocks = _Rows.of(weeks, used)
     told(f"block model: {len(blocks.y):,} blocks")
     jobs = [_Job(blocks, part) for part in (*range(blocks.parts), None)]
-    with _pool(workers) as run:
+    with _Pool(workers) as run:
         *folds, block = run(_fit_block, jobs)
     out_of_fold = np.empty(len(blocks.y))
     for part, model in enumerate(folds):
@@ -118,7 +118,7 @@ def train(
     untaught = TextModels(
         name=name,
         used=used,
-        typical=np.quantile(customers[:, used], [0.05, 0.95], axis=0).T.copy(),
+        typical=np.quantile(customers[:, used], [0.05, 0.95], axis=0).T.astype(np.float64),
         centre=np.median(customers, axis=0).astype(np.float32),
         scale=scale.astype(np.float32),
         own_bar=math.inf,
@@ -134,7 +134,7 @@ def train(
     seen = [
         (one, out_of_fold[bounds[i] : bounds[i + 1]], untaught, i) for i, one in enumerate(weeks)
     ]
-    with _pool(workers) as run:
+    with _Pool(workers) as run:
         histories = run(_histories, seen)
     x = np.concatenate([rows for rows, _, _ in histories])
     accounts = [account for _, names, _ in histories for account in names]
@@ -258,7 +258,7 @@ _FORMS: Final = (
 def _account_models(
     x: NDArray[np.float64], y: NDArray[np.bool_], weight: NDArray[np.float64], workers: int
 ) -> tuple[AccountModel, ...]:
-    with _pool(workers) as run:
+    with _Pool(workers) as run:
         return tuple(run(_fit_account, [(form, x, y, weight) for form in _FORMS]))
 
 
@@ -307,7 +307,7 @@ def _histories(
 
 def _with_reference(models: TextModels, calibration: Sequence[Week], workers: int) -> TextModels:
     def of_customers(models: TextModels) -> NDArray[np.float64]:
-        with _pool(workers) as run:
+        with _Pool(workers) as run:
             found = run(_evidence_of_customers, [(one, models) for one in calibration])
         return np.concatenate(found)
 
@@ -379,7 +379,7 @@ def _check(weeks: Sequence[Week], calibration: Sequence[Week]) -> None:
         )
 
 
-class _pool:
+class _Pool:
     """Runs jobs in order, in this process or in several."""
 
     def __init__(self, workers: int) -> None:

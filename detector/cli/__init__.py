@@ -13,6 +13,7 @@ __all__ = ["build", "main"]
 _MODULES: Final = (
     "demo",
     "replay",
+    "train",
     "serve",
     "worker",
     "gateway",

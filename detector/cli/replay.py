@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from detector.runners.replay import Replayed
     from detector.settings import Settings
 
-__all__ = ["register"]
+__all__ = ["FilesArgument", "open_inputs", "open_progress", "register", "the_format"]
 
 FilesArgument = Annotated[
     list[Path], typer.Argument(metavar="FILE…", help="Logs, in order; - is stdin, gzip works.")
@@ -61,6 +61,10 @@ def replay(
         Path | None,
         typer.Option("--baseline", metavar="FILE", help="Made by calibrate; else the shipped one."),
     ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option("--models", metavar="FILE", help="Made by train; else the shipped ones."),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -81,9 +85,9 @@ def replay(
     config: ConfigOption = None,
 ) -> None:
     """Read a log as fast as it can be read, and write what would have been enforced."""
-    settings = load_settings(config, {"judge.baseline": baseline}).settings
-    chosen = _format(log_format or settings.serve.format, settings)
-    inputs = _inputs(files)
+    settings = load_settings(config, {"judge.baseline": baseline, "judge.models": models}).settings
+    chosen = the_format(log_format or settings.serve.format, settings)
+    inputs = open_inputs(files)
     from detector.runners.labels import BadLabels, read_labels
     from detector.runners.replay import read_feedback
     from detector.runners.replay import replay as run
@@ -96,7 +100,7 @@ def replay(
         fail(str(error), USAGE)
     pipeline = make_pipeline(settings)
     try:
-        with _progress(inputs) as progress:
+        with open_progress(inputs) as progress:
             replayed = run(
                 inputs,
                 out,
@@ -125,15 +129,15 @@ def calibrate(
 ) -> None:
     """Make a baseline from history that is believed clean."""
     settings = load_settings(config).settings
-    chosen = _format(log_format or settings.serve.format, settings)
-    inputs = _inputs(files)
+    chosen = the_format(log_format or settings.serve.format, settings)
+    inputs = open_inputs(files)
     from detector.runners.calibrate import NothingToLearn, quality
     from detector.runners.calibrate import calibrate as run
     from detector.runners.inputs import UnreadableInput
 
     pipeline = make_pipeline(settings, calibrating=True)
     try:
-        with _progress(inputs) as progress:
+        with open_progress(inputs) as progress:
             made = run(inputs, pipeline, chosen, name=name, progress=progress)
         made.baseline.save(out)
     except (UnreadableInput, NothingToLearn) as error:
@@ -169,7 +173,8 @@ def make_pipeline(settings: Settings, *, calibrating: bool = False) -> Pipeline:
         fail(str(error))
 
 
-def _format(name: str, settings: Settings) -> Format:
+def the_format(name: str, settings: Settings) -> Format:
+    """The format of this name; one line and exit code 2 when there is none."""
     from detector import formats
 
     try:
@@ -178,7 +183,8 @@ def _format(name: str, settings: Settings) -> Format:
         fail(str(error), USAGE)
 
 
-def _inputs(files: list[Path]) -> Inputs:
+def open_inputs(files: list[Path]) -> Inputs:
+    """The inputs, all of them readable; else one line and exit code 1."""
     from detector.runners.inputs import Inputs, UnreadableInput
 
     try:
@@ -188,7 +194,7 @@ def _inputs(files: list[Path]) -> Inputs:
 
 
 @contextmanager
-def _progress(inputs: Inputs) -> Iterator[Callable[[int], None]]:
+def open_progress(inputs: Inputs) -> Iterator[Callable[[int], None]]:
     """A bar on stderr while it is a terminal."""
     if not sys.stderr.isatty():
         yield lambda read: None

@@ -118,7 +118,7 @@ class JudgeStage:
 
     async def start(self) -> None:
         """Load the models, then stand by."""
-        self._models = await asyncio.to_thread(Models.shipped)
+        self._models = await asyncio.to_thread(Models.of, self._settings.judge)
         if self._settings.judge.baseline is not None:
             self._baseline = await asyncio.to_thread(Baseline.load, self._settings.judge.baseline)
         self._task = asyncio.create_task(self._guarded())

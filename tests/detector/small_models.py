@@ -1,8 +1,8 @@
 """Models whose every answer a reader can recompute, and blocks for them.
 
-A block's score is its first feature, rounded up to whole numbers from -3 to 6. An account's
-log-odds are the mean of its scores, in steps of a quarter; with linked accounts, and with accounts
-that send alike, the mean of theirs. Vectors are scored by their distance from customers' alone.
+A block's score is its first feature, rounded up to whole numbers from -3 to 6. An account's own
+log-odds are the mean of its scores, in steps of a quarter; its evidence is the mean of that, of the
+same of linked accounts, and of accounts that send alike. Vectors are scored by their distance from customers' alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from detector.blocks import SKETCH_DIMS, Block, Identity
 from detector.judge import Models
-from detector.score import TextModels
+from detector.score import ACCOUNT_COLUMNS, AccountModel, TextModels
 from detector.trees import Trees
 from detector.vector_kernels import FEATURES
 from detector.vector_model import SIZE_CLASSES, VectorModel
@@ -53,12 +53,23 @@ def models() -> Models:
         name="small",
         used=np.array([0], np.int64),
         typical=np.array([[-3.0, 0.0]]),
+        centre=np.zeros(len(NAMES), np.float32),
+        scale=np.ones(len(NAMES), np.float32),
         own_bar=0.0,
         reference=np.sort(np.concatenate([np.full(949, -np.inf), np.linspace(0.0, 1.0, 50)])),
         block=staircase(0, -3.0, 6.0, 1.0),
-        account=staircase(0, -3.0, 6.0, 0.25),
-        linked=staircase(4, -3.0, 6.0, 0.25),
-        alike=staircase(5, -3.0, 6.0, 0.25),
+        accounts=tuple(
+            AccountModel(
+                name,
+                np.array([ACCOUNT_COLUMNS.index(column)], np.int64),
+                staircase(0, -3.0, 6.0, 0.25),
+            )
+            for name, column in (
+                ("own", "mean"),
+                ("linked", "linked_mean"),
+                ("alike", "sketch_mean"),
+            )
+        ),
         about={},
     )
     n = len(FEATURES)

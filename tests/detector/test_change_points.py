@@ -41,7 +41,7 @@ def evidence(blocks: list[Block], restart_s: float = WEEK) -> float:
     found = -math.inf
     for one in blocks:
         row = texts.add(one, MODELS.block.log_odds(MODELS.row(one)))
-        found = texts.judge(row, texts.week_events(row, one.events))
+        found = texts.judge(row)
     return found
 
 
@@ -129,7 +129,7 @@ def test_a_change_survives_a_restart_of_the_program() -> None:
         second.restore(first.export(changes=False))
         for one in blocks[cut:]:
             row = second.add(one, MODELS.block.log_odds(MODELS.row(one)))
-            second.judge(row, second.week_events(row, one.events))
+            second.judge(row)
         assert float(second["evidence"][0]) == evidence(blocks)
 
 

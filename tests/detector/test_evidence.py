@@ -29,7 +29,7 @@ def fresh(**options: Any) -> TextEvidence:
 def take(evidence: TextEvidence, block: Block, score: float) -> float:
     """The account's evidence after one more block."""
     row = evidence.add(block, score)
-    return evidence.judge(row, evidence.week_events(row, block.events))
+    return evidence.judge(row)
 
 
 def payer(name: str) -> Identity:
@@ -72,7 +72,7 @@ def test_a_week_after_its_start_an_account_begins_anew() -> None:
     assert take(evidence, text_block(at=WEEK - 31.0, index=1), 5.0) == 5.0
     again = text_block(at=WEEK - 30.0, index=2)  # its first event was 30 s before the first block
     row = evidence.add(again, -1.0)
-    assert evidence.judge(row, evidence.week_events(row, again.events)) == NOTHING
+    assert evidence.judge(row) == NOTHING
     assert evidence.week_events(row, again.events) == 32
     assert evidence.history(row) == (-1.0, -1.0, -1.0)
 

@@ -38,7 +38,7 @@ def evidence(seed: int, accounts: int = 40, blocks: int = 240) -> TextEvidence:
         )  # fmt: skip
         counts[who] += 1
         row = texts.add(block, MODELS.block.log_odds(MODELS.row(block)))
-        texts.judge(row, texts.week_events(row, block.events))
+        texts.judge(row)
     return texts
 
 
@@ -49,7 +49,7 @@ def test_base_and_signals_add_up_to_the_evidence(seed: int) -> None:
     for row in range(len(texts)):
         like = texts.like(row, math.inf)
         assert len(like.features) == 20
-        base, signals = explain_text(MODELS, texts["seen"][row], texts["best"][row], like)
+        base, signals = explain_text(MODELS, texts.seen(row), texts["best"][row], like)
         total = base + math.fsum(signal.log_odds for signal in signals)
         assert total == pytest.approx(float(texts["evidence"][row]), abs=1e-6)
         assert math.fsum(signal.weight for signal in signals) == pytest.approx(1.0)
@@ -68,7 +68,7 @@ def test_a_signal_says_its_value_and_what_customers_like_it_show() -> None:
         np.full(20, 64.0),
     )
     for like, own_range in ((near, True), (NOBODY, False)):
-        for signal in explain_text(MODELS, texts["seen"][3], best, like).signals:
+        for signal in explain_text(MODELS, texts.seen(3), best, like).signals:
             if signal.name in NAMES:
                 assert signal.value == best[NAMES.index(signal.name)]
                 expected = (
@@ -78,7 +78,7 @@ def test_a_signal_says_its_value_and_what_customers_like_it_show() -> None:
                 )
                 assert signal.typical == pytest.approx(expected)
             elif signal.name == "history.requests":
-                assert signal.value == texts["seen"][3][3]
+                assert signal.value == round(2.0 ** texts.seen(3)[3])
                 assert signal.typical == ((64.0, 64.0) if own_range else (0.0, 0.0))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.score import BadModel, TextModels, account_row, shipped
+from detector.score import ACCOUNT_COLUMNS, BadModel, Linear, TextModels, shipped
 from tests.detector.small_models import models, text_block
 
 Change = Callable[[dict[str, Any], dict[str, Any]], object]
@@ -44,10 +44,9 @@ def test_loads_what_it_saved(file: Path) -> None:
     for score in (-3.0, 0.0, 4.0):
         row = loaded.row(text_block(score=score))
         assert loaded.block.log_odds(row) == made.block.log_odds(row) == score
-        history = account_row(score, score, score, 32, (score, score, 1.0))
-        for name in ("account", "linked", "alike"):
-            before, after = getattr(made, name), getattr(loaded, name)
-            assert after.log_odds(history) == before.log_odds(history)
+        seen = np.full(len(ACCOUNT_COLUMNS), score)
+        assert loaded.own_odds(seen) == made.own_odds(seen) == score
+        assert loaded.odds(seen) == made.odds(seen) == score
 
 
 def test_the_shipped_models_load_and_know_their_customers() -> None:
@@ -62,17 +61,20 @@ def test_the_shipped_models_load_and_know_their_customers() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda arrays, about: about.update(format=99), "model format 99; this program reads 1"),
+        (lambda arrays, about: about.update(format=99), "model format 99; this program reads 2"),
         (lambda arrays, about: about["families"].update(timing=99), "train it again"),
         (lambda arrays, about: about["features"].append("timing.no_such"), "train it again"),
-        (lambda arrays, about: about["bias"].pop("linked"), "damaged or not a model"),
+        (lambda arrays, about: about["accounts"][1].pop("bias"), "damaged or not a model"),
+        (lambda arrays, about: about["accounts"][0].update(columns=["no_such"]), "no_such"),
+        (lambda arrays, about: about["accounts"].pop(0), "no model looks at an account by itself"),
+        (lambda arrays, about: arrays.update(scale=np.ones(3)), "centre or scale is not of"),
         (lambda arrays, about: about.update(own_bar="high"), "damaged or not a model"),
         (lambda arrays, about: arrays.pop("description"), "damaged or not a model"),
-        (lambda arrays, about: arrays.pop("alike_root"), "damaged or not a model"),
+        (lambda arrays, about: arrays.pop("account2_root"), "damaged or not a model"),
         (lambda arrays, about: arrays["block_left"].fill(10**6), "do not fit together"),
         (
-            lambda arrays, about: arrays["account_feature"].fill(7),
-            "the account model wants more than 4 columns",
+            lambda arrays, about: arrays["account0_feature"].fill(7),
+            "the model 'own' does not fit its columns",
         ),
         (
             # An array that only a pickle can hold is never unpickled.
@@ -113,6 +115,16 @@ def test_a_damaged_byte_anywhere_is_refused_or_harmless(file: Path) -> None:
             assert TextModels.load(file).name == models().text.name
 
 
-def test_an_account_without_events_has_a_row() -> None:
-    assert account_row(1.0, 2.0, 0.5, 0).tolist() == [1.0, 2.0, 0.5, 0.0]
-    assert account_row(1.0, 2.0, 0.5, 64, (3.0,)).tolist() == [1.0, 2.0, 0.5, 6.0, 3.0]
+def test_shares_add_up_to_the_log_odds() -> None:
+    found = shipped()
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        seen = rng.normal(size=len(ACCOUNT_COLUMNS))
+        base, shares = found.shares(seen)
+        assert base + shares.sum() == pytest.approx(found.odds(seen), abs=1e-9)
+
+
+def test_a_linear_model_adds_up_its_weights() -> None:
+    model = Linear(-1.0, np.array([2.0, 0.5]), np.array([1.0, 1.0]))
+    assert model.log_odds(np.array([3.0, 4.0])) == 7.0
+    assert model.shares(np.array([3.0, 4.0])).tolist() == [4.0, 1.5]
