@@ -24,7 +24,7 @@ from detector.change_points import account_changed
 from detector.directions import direct, direct_all
 from detector.explanation import Like
 from detector.neighbours import NeighbourIndex, centred
-from detector.score import ACCOUNT_COLUMNS, OWN_COLUMNS, TextModels
+from detector.score import ACCOUNT_COLUMNS, OTHERS_COLUMNS, OWN_COLUMNS, TextModels
 from detector.state import Column, StateMismatch, Table
 from features import NAMES
 
@@ -33,6 +33,8 @@ __all__ = ["MIN_EVENTS", "History", "TextEvidence", "link_keys"]
 MIN_EVENTS: Final = 8  # a block of fewer says too little
 NEIGHBOURS: Final = 20
 _CLOSEST: Final = 5
+_CROWD: Final = 64  # accounts looked at for who is as good as the same
+_SAME: Final = 0.85  # cosine from which an account is
 _KEYS_KEPT: Final = 16  # links, and templates, of one account
 _TEMPLATE_TEXTS: Final = 3  # distinct texts with the same head that make it a template
 _RECENTRE_S: Final = 21_600.0
@@ -80,6 +82,7 @@ _RESTARTED: Final = (
     *("since_highest", "since_lowest"),
 )
 _FIRST_OTHER: Final = len(OWN_COLUMNS)
+_COMPANY: Final = sum(name.startswith("company_") for name in OTHERS_COLUMNS)
 _HABITS: Final = slice(OWN_COLUMNS.index(f"habit.{NAMES[0]}"), _FIRST_OTHER)
 
 
@@ -515,26 +518,30 @@ class TextEvidence:
     def _who_goes_about_it_alike(self, row: int, mean: float) -> list[float]:
         # The columns of "company", in the order of OTHERS_COLUMNS.
         table = self._table
-        rows, cosines = self._company.nearest(row, NEIGHBOURS)
+        crowd, crowd_cosines = self._company.nearest(row, _CROWD)
+        if not len(crowd):
+            return [mean] + [0.0] * (_COMPANY - 1)
+        rows, cosines = crowd[:NEIGHBOURS], crowd_cosines[:NEIGHBOURS]
         count = len(rows)
-        if not count:
-            return [mean, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
         means = table["mean"][rows] / _SCORE_STEP
         middle = float(np.add.reduce(means)) / count
         spread = float(np.add.reduce((means - middle) ** 2)) / count
         closest = cosines[:_CLOSEST]
         own = self._links[row]
-        linked = sum(not own.isdisjoint(self._links[r]) for r in rows.tolist()) if own else 0
+        linked = [not own.isdisjoint(self._links[r]) for r in crowd.tolist()]
+        same = int(np.count_nonzero(crowd_cosines >= _SAME))
         volumes = np.log2(np.maximum(table["events"][rows], 1))
         return [
             middle,
             math.sqrt(spread),
             float(np.add.reduce(closest)) / len(closest),
             float(cosines[-1]),
-            linked / count,
+            sum(linked[:count]) / count,
             _distance(table["start"][rows], float(table["start"][row])) / _DAY,
             _distance(volumes, math.log2(max(int(table["events"][row]), 1))),
             _distance(table["last_time"][rows], float(table["last_time"][row])) / _DAY,
+            math.log2(1 + same),
+            math.log2(1 + same - sum(linked[:same])),
         ]
 
     def _recentre(self, time: float) -> None:

@@ -48,8 +48,11 @@ _BESIDE: Final = {
         "how suspicious the accounts are that send alike inputs in the same way",
     ),
     "links.together": (
-        ("company_start", "company_volume", "company_end"),
-        "how closely these accounts begin, end and send as much as this one (days apart)",
+        (
+            *("company_start", "company_volume", "company_end"),
+            *("company_crowd", "company_strangers"),
+        ),
+        "how closely and how many such accounts begin, end and send together (days apart)",
     ),
 }
 _OTHER: Final = "what all other signals of its requests add together; how many they are"

@@ -71,6 +71,8 @@ OTHERS_COLUMNS: Final = (
     "company_start",  # mean difference of the first requests, days
     "company_volume",  # mean difference of log2 events
     "company_end",  # mean difference of the last requests, days
+    "company_crowd",  # log2(1 + accounts of a cosine of at least .85), of the nearest 64
+    "company_strangers",  # the same of those with which it shares no payment, device or network
 )
 ACCOUNT_COLUMNS: Final = OWN_COLUMNS + OTHERS_COLUMNS
 _TREE_ARRAYS: Final = ("feature", "threshold", "left", "right", "value", "root")

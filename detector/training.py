@@ -27,7 +27,7 @@ from detector.score import ACCOUNT_COLUMNS, OWN_COLUMNS, AccountModel, Linear, T
 from detector.trees import Trees
 from features import NAMES
 
-__all__ = ["TooLittle", "Week", "caught", "evidence_of", "train"]
+__all__ = ["TooLittle", "Week", "caught", "evidence_of", "thinned", "train"]
 
 WEEK_S: Final = 604_800.0
 _BLOCKS_TAUGHT: Final = 24
@@ -101,7 +101,7 @@ def train(
     """
     _check(weeks, calibration)
     used = np.array([i for i, n in enumerate(NAMES) if n not in _LEFT_OUT], dtype=np.int64)
-    weeks = [_thinned(one) for one in weeks]
+    weeks = [thinned(one) for one in weeks]
     blocks = _Rows.of(weeks, used)
     told(f"block model: {len(blocks.y):,} blocks")
     jobs = [_Job(blocks, part) for part in (*range(blocks.parts), None)]
@@ -322,7 +322,7 @@ def _evidence_of_customers(job: tuple[Week, TextModels]) -> NDArray[np.float64]:
     return np.array(values).reshape(-1, 2)
 
 
-def _thinned(week: Week) -> Week:
+def thinned(week: Week) -> Week:
     """A week with fewer blocks of busy accounts: the first ones and every k-th after.
 
     The first blocks decide how early a thief is known; of a busy account the rest repeat.

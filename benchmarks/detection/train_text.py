@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -25,10 +26,11 @@ from detector.evidence import MIN_EVENTS
 from detector.measure import PartitionMeasure
 from detector.score import TextModels
 from detector.settings import MeasureSettings
-from detector.training import Week, evidence_of, train
+from detector.training import Week, evidence_of, thinned, train
 
 __all__ = ["composed_week", "main", "report"]
 
+_Job: TypeAlias = tuple[str, int, Path, Path | None]  # split, seed, data, cache
 SHARES = (0.02, 0.09, 0.23)  # thieves among a week's accounts, in turn
 
 
@@ -68,18 +70,15 @@ def as_week(blocks: list[Block], labels: dict[str, Label]) -> Week:
     )
 
 
-def report(
-    models: TextModels, tests: Sequence[tuple[list[Block], dict[str, Label]]], workers: int = 1
-) -> None:
+def report(models: TextModels, tests: Sequence[_Job], workers: int = 1) -> None:
     """Print recall and false alarms of the test weeks, by group."""
     reference = Reference(models.reference, len(models.reference))
     caught: dict[tuple[bool, str], list[bool]] = defaultdict(list)
     with ProcessPoolExecutor(workers) as pool:
-        found = pool.map(_evidence, [(as_week(*one), models) for one in tests])
-        for (_, labels), evidence in zip(tests, found, strict=True):
-            for account, (_, value) in evidence.items():
-                label = labels[account]
-                caught[(label.harvesting, label.group)].append(reference.rate(value) <= 1e-3)
+        for found in pool.map(_evidence, [(job, models) for job in tests]):
+            for label, evidence in found:
+                hit = reference.rate(evidence) <= 1e-3
+                caught[(label.harvesting, label.group)].append(hit)
     rows: dict[bool, list[bool]] = {False: [], True: []}
     means = []
     for (harvesting, group), hits in sorted(caught.items()):
@@ -92,14 +91,19 @@ def report(
     print(f"harvesting accounts enforced, mean over rows without natural: {np.mean(means):.3f}")
 
 
-def _evidence(job: tuple[Week, TextModels]) -> dict[str, tuple[float, float]]:
-    return evidence_of(*job)
+def _evidence(job: tuple[_Job, TextModels]) -> list[tuple[Label, float]]:
+    week, models = job
+    blocks, labels = composed_week(*week)
+    found = evidence_of(as_week(blocks, labels), models)
+    return [(labels[account], evidence) for account, (_, evidence) in found.items()]
 
 
-def _composed(
-    arguments: tuple[str, int, Path, Path | None],
-) -> tuple[list[Block], dict[str, Label]]:
-    return composed_week(*arguments)
+def _teaches(job: _Job) -> Week:
+    return thinned(as_week(*composed_week(*job)))
+
+
+def _calibrates(job: _Job) -> Week:
+    return as_week(*composed_week(*job))
 
 
 def main() -> None:
@@ -110,28 +114,23 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="keep measured weeks here")
-    parser.add_argument(
-        "--weeks", type=int, default=30, help="of training; half as many of the rest"
-    )
+    parser.add_argument("--weeks", type=int, default=60, help="of training")
+    parser.add_argument("--calibration-weeks", type=int, default=24)
+    parser.add_argument("--test-weeks", type=int, default=15)
     parser.add_argument("--workers", type=int, default=2, help="processes")
     arguments = parser.parse_args()
     if arguments.cache:
         arguments.cache.mkdir(parents=True, exist_ok=True)
-    half = max(arguments.weeks // 2, 1)
-    counts = {"train": arguments.weeks, "calibrate": half, "test": half}
-    jobs = [
-        (split, seed, arguments.data, arguments.cache)
-        for split, n in counts.items()
-        for seed in range(n)
-    ]
+
+    def jobs(split: str, count: int) -> list[_Job]:
+        return [(split, seed, arguments.data, arguments.cache) for seed in range(count)]
+
     with ProcessPoolExecutor(arguments.workers) as pool:
-        weeks = list(pool.map(_composed, jobs))
-    parts: dict[str, list[tuple[list[Block], dict[str, Label]]]] = defaultdict(list)
-    for (split, *_), one in zip(jobs, weeks, strict=True):
-        parts[split].append(one)
+        taught = list(pool.map(_teaches, jobs("train", arguments.weeks)))
+        held = list(pool.map(_calibrates, jobs("calibrate", arguments.calibration_weeks)))
     models = train(
-        [as_week(*one) for one in parts["train"]],
-        [as_week(*one) for one in parts["calibrate"]],
+        taught,
+        held,
         "velvetrope-text-2",
         workers=arguments.workers,
         told=lambda step: print(step, flush=True),
@@ -140,15 +139,14 @@ def main() -> None:
         models,
         about={
             "made_by": "python -m benchmarks.detection.train_text",
-            "training_weeks": counts["train"],
-            "calibration_weeks": counts["calibrate"],
+            "training_weeks": arguments.weeks,
+            "calibration_weeks": arguments.calibration_weeks,
             "customers_in_reference": len(models.reference),
         },
     )
     models.save(arguments.out)
-    models = TextModels.load(arguments.out)
-    report(models, parts["test"], arguments.workers)
     print(f"{arguments.out}: {arguments.out.stat().st_size} bytes")
+    report(TextModels.load(arguments.out), jobs("test", arguments.test_weeks), arguments.workers)
 
 
 if __name__ == "__main__":

@@ -161,7 +161,10 @@ def reads_only_the_block(family: Family) -> None:
     slots, rows = make.chance(6, _ACCOUNTS, _BLOCKS_EACH)
     clean = run(family, slots, rows, new_state(family, _ACCOUNTS))
     dirty = make.take(slots, slice(None))
-    for name in ("ts", "latency", "length", "entropy", "words", "fresh_words"):
+    for name in (
+        *("ts", "latency", "length", "entropy", "words", "fresh_words"),
+        *("function_words", "odd_pairs", "answer", "signs"),
+    ):
         for b, n in enumerate(dirty.n.tolist()):
             getattr(dirty, name)[b, n:] = 77
     for name in ("head", "tail", "text"):

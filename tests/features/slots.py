@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from features.base import BLOCK_EVENTS, SKETCH_DIMS, Array, Slots
-from features.kernels import head_tail, read_text
+from features.kernels import OPENS_UP, head_tail, read_text
 
 __all__ = [
     "HOSTILE",
@@ -50,11 +50,13 @@ assert set(_SHAPES) == {field.name for field in fields(Slots)}
 
 @dataclass(frozen=True)
 class Request:
-    """One request of a block: when it came, what it said, how long the answer took."""
+    """One request of a block: when it came, what it said, how long the answer took and was."""
 
     ts: float = 0.0
     text: str = ""
     latency: float = 0.0
+    answer: float = 0.0
+    opens_up: bool = False
 
 
 def empty(blocks: int) -> Slots:
@@ -113,7 +115,8 @@ def of_requests(requests: Sequence[Request], *, index: int = 0, final: bool = Tr
         slots.function_words[0, i] = function
         slots.odd_pairs[0, i] = odd
         slots.text[0, i] = text
-        slots.signs[0, i] = signs
+        slots.signs[0, i] = int(signs) | (OPENS_UP if request.opens_up else 0)
+        slots.answer[0, i] = request.answer
         slots.head[0, i], slots.tail[0, i] = head_tail(data, 0, len(data))
         if norm2 > 0.0:
             slots.sketch_sum[0] += (sketch / np.sqrt(norm2)).astype(np.float32)
@@ -140,7 +143,8 @@ def chance(seed: int, accounts: int, blocks_each: int) -> tuple[Slots, Array]:
     blocks are short, as those of idle accounts are.
     """
     rng = np.random.default_rng(seed)
-    words = [f"word{i}" for i in range(300)]
+    words = [f"word{i}" for i in range(250)]
+    words += ["explain", "why", "but", "my", "rubric", "step", "by", "the", "of", "?"] * 5
     queues: list[list[Slots]] = []
     for _ in range(accounts):
         queue: list[Slots] = []
@@ -152,7 +156,10 @@ def chance(seed: int, accounts: int, blocks_each: int) -> tuple[Slots, Array]:
             for _ in range(size):
                 now += rng.exponential(pace)
                 text = " ".join(rng.choice(words, size=int(rng.integers(0, 40))))
-                requests.append(Request(now, text, float(rng.exponential(1.0))))
+                answer = float(rng.integers(0, 900)) * (rng.random() < 0.5)
+                opens_up = bool(rng.random() < 0.1)
+                latency = float(rng.exponential(1.0))
+                requests.append(Request(now, text, latency, answer, opens_up))
             if index == 0:
                 queue += [
                     of_requests(requests[:early], index=0, final=False)
@@ -191,6 +198,8 @@ HOSTILE: Mapping[str, Slots] = {
     "smallest possible span": _everywhere(1, ts=5e-324 * _FULL),
     "a gap of 57 years": _everywhere(1, ts=np.where(_FULL < 31, 0.0, _NOW)),
     "endless latency": _everywhere(1, ts=_NOW + _FULL, latency=np.inf),
+    "endless answers": _everywhere(1, answer=np.inf),
+    "every sign, no answer": _everywhere(0, signs=255, answer=-1.0),
     "lengths of 2 GiB": _everywhere(2**31 - 1, ts=_FULL, entropy=8.0, latency=0.0),
     "one length of 2 GiB": _everywhere(0, length=np.where(_FULL == 3, 2**31 - 1, 0)),
     "constant hashes": _everywhere(0, head=2**32 - 1, tail=2**32 - 1, text=2**64 - 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import log, log1p, sqrt
 
+import numpy as np
 import pytest
 
 from features.entropy import Entropy
@@ -19,6 +20,8 @@ def test_two_short_and_two_long_inputs() -> None:
         length=[0, 99, 0, 99],
         words=[0, 3, 0, 3],
         fresh_words=[0, 3, 0, 0],
+        function_words=[0, 2, 0, 2],
+        odd_pairs=[0, 1, 0, 0],
     )
     assert measured(Entropy(), slots) == pytest.approx(
         {
@@ -30,6 +33,8 @@ def test_two_short_and_two_long_inputs() -> None:
             "length_iqr": log(100),
             "words": log1p(3) / 2,
             "unique_words": 0.5,  # 3 new ones of 6
+            "function_words": 2 / 3,
+            "odd_pairs": log(26),  # 1 of 4 function words: 25 of 100
         },
         abs=1e-6,
     )
@@ -64,6 +69,12 @@ def test_the_interquartile_range_is_of_order_statistics(
         (["", "!?"], "unique_words", 0.0),  # no words at all
         (["one two three", ""], "words", log(4) / 2),
         (["ab", "abcd"], "length_cv", log1p(1 / 3)),  # mean 3, deviation 1
+        (["the cat and the hat", "?"], "function_words", 3 / 5),
+        (["words", ""], "function_words", 0.0),
+        (["The cat. And a hat"], "odd_pairs", 0.0),
+        (["the, of", "of the"], "odd_pairs", log(26)),  # across marks, not across inputs
+        (["the the the the"], "odd_pairs", log(76)),
+        (["the cat of"], "odd_pairs", 0.0),
     ],
 )
 def test_texts(texts: list[str], feature: str, expected: float) -> None:
@@ -83,3 +94,27 @@ def test_an_outlier_of_two_gibibytes_keeps_its_size() -> None:
     # 31 empty inputs and one of 2³¹ - 1 bytes: deviation over mean is √31.
     scores = measured(Entropy(), block(length=[0] * 31 + [2**31 - 1]))
     assert scores["length_cv"] == pytest.approx(log1p(sqrt(31)), rel=1e-6)
+
+
+def test_prose_has_the_grammar_that_words_drawn_at_random_do_not() -> None:
+    prose = (
+        "It is a truth universally acknowledged, that a single man in possession of a good "
+        "fortune, must be in want of a wife. However little known the feelings or views of such a "
+        "man may be on his first entering a neighbourhood, this truth is so well fixed in the "
+        "minds of the surrounding families, that he is considered as the rightful property of "
+        "some one or other of their daughters."
+    )
+    words = prose.replace(",", "").replace(".", "").split()
+    rng = np.random.default_rng(1)
+    shuffled = [" ".join(rng.permutation(words)) for _ in range(16)]
+    rare = [" ".join(rng.choice([w for w in words if len(w) > 5], 60)) for _ in range(16)]
+
+    def scores(texts: list[str]) -> dict[str, float]:
+        return measured(Entropy(), of_requests([Request(text=text) for text in texts]))
+
+    found, mixed, dictionary = scores([prose] * 16), scores(shuffled), scores(rare)
+    assert 0.35 < found["function_words"] < 0.6
+    assert mixed["function_words"] == pytest.approx(found["function_words"])  # the same words
+    assert dictionary["function_words"] < 0.1
+    assert found["odd_pairs"] == 0.0
+    assert mixed["odd_pairs"] > log1p(3.0)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from features.base import Array
 from features.kernels import HEAD_BYTES, TAIL_BYTES, hash_bytes, head_tail, read_text
+from tests.features.signs_in_python import Reading, read_words
 
 _MASK = 2**64 - 1
 
@@ -48,7 +49,7 @@ class Reference:
     bits: set[int] = field(default_factory=set)
     minhash: list[int] = field(default_factory=lambda: [0xFFFFFFFF] * 16)
 
-    def read(self, data: bytes) -> tuple[float, int, int, list[float], int]:
+    def read(self, data: bytes) -> tuple[float, int, int, list[float], int, Reading]:
         counts = Counter(data)
         entropy = -sum(c / len(data) * math.log2(c / len(data)) for c in counts.values())
         words = reference_words(data)
@@ -61,7 +62,8 @@ class Reference:
             self.bits.add(h >> 8 & 1023)
             bucket = h >> 20 & 15
             self.minhash[bucket] = min(self.minhash[bucket], h >> 32)
-        return entropy, len(words), len(self.bits) - before, sketch, reference_hash(data)
+        reading = read_words(words, data)
+        return entropy, len(words), len(self.bits) - before, sketch, reference_hash(data), reading
 
 
 @dataclass
@@ -73,15 +75,16 @@ class Kernel:
     counts: Array = field(default_factory=lambda: np.full(256, 99, np.int64))
     sketch: Array = field(default_factory=lambda: np.full(128, 99.0))
 
-    def read(self, data: bytes) -> tuple[float, int, int, list[float], int]:
+    def read(self, data: bytes) -> tuple[float, int, int, list[float], int, Reading]:
         # Other inputs stand before and after: none of their bytes may count.
-        buf = np.frombuffer(b"before " + data + b" after", np.uint8)
-        entropy, words, fresh, norm2, text = read_text(
-            buf, 7, 7 + len(data), self.counts, self.sketch, self.seen, self.minhash
+        buf = np.frombuffer(b"explain the " + data + b" of me?", np.uint8)
+        entropy, words, fresh, norm2, text, signs, function, odd = read_text(
+            buf, 12, 12 + len(data), self.counts, self.sketch, self.seen, self.minhash
         )
         sketch = self.sketch.tolist()
         assert norm2 == sum(entry * entry for entry in sketch)
-        return entropy, words, fresh, sketch, int(text)
+        reading = Reading(int(signs), int(function), int(odd))
+        return entropy, words, fresh, sketch, int(text), reading
 
     @property
     def bits(self) -> set[int]:
@@ -104,6 +107,11 @@ _TEXTS = st.one_of(
     st.lists(st.sampled_from(["the", "Model", "answers", "42", "naïve", "日本語", "?!", ""])).map(
         lambda words: " ".join(words).encode()
     ),
+    st.lists(
+        st.sampled_from(
+            ["Explain", "your", "reasoning", "step", "by", "list", "of", "my", "the", "a", "?", "."]
+        )
+    ).map(lambda words: " ".join(words).encode()),
 )
 
 
@@ -180,8 +188,9 @@ def test_the_sketch_counts_long_words_with_their_sign() -> None:
 
 def test_a_text_without_words_leaves_the_block_as_it_was() -> None:
     kernel = Kernel()
-    entropy, words, fresh, sketch, text = kernel.read(b"")
+    entropy, words, fresh, sketch, text, reading = kernel.read(b"")
     assert (entropy, words, fresh) == (0.0, 0, 0)
+    assert reading == (0, 0, 0)
     assert sketch == [0.0] * 128
     assert kernel.bits == set()
     assert set(kernel.minhash.tolist()) == {0xFFFFFFFF}
