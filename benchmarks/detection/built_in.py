@@ -3,10 +3,10 @@
 Texts are written by the grammars of the project's sample. What they are about is dealt three ways
 like any other source, subjects and names, and so is what stands around it: the wordings of
 instructions, problems, benchmarks, jobs, datasets' and distillers' templates. How ordinary
-sentences are built is common to all, as a language is. Tables are scikit-learn's wine and breast
-cancer, their rows dealt likewise, and the attacks on them are run against a model of the split's
-own rows. Loads, sessions and user agents are drawn from distributions like those that public traces
-show.
+sentences are built is common to all, as a language is. Libraries' manuals stand in for an
+encyclopedia. Tables are scikit-learn's wine and breast cancer, their rows dealt likewise, and the
+attacks on them are run against a model of the split's own rows. Loads, sessions and user agents are
+drawn from distributions like those that public traces show.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.detection import vectors
+from benchmarks.detection import manuals, vectors
 from benchmarks.detection.sources import (
     Client,
     Person,
@@ -115,7 +115,7 @@ def built_in(split: Split, tables: bool = True) -> Sources:
         teacher_templates={
             f"template-{_TEACHERS.index(text)}": text for text in sorted(third(_TEACHERS, split))
         },
-        articles=writer.articles(),
+        articles=manuals.articles(split),
         clients=_clients(split),
         sessions=_sessions(split),
         user_agents=_user_agents(),
@@ -296,16 +296,6 @@ class _Writer:
                 texts = [grammar.write("instruction", self._dice, words) for _ in range(40)]
                 clusters[f"wording {self._split} {number} {subject}"] = list(dict.fromkeys(texts))
         return clusters
-
-    def articles(self) -> dict[str, list[str]]:
-        """Prose about everything, nobody's own."""
-        return {
-            f"{name_from(self._dice).capitalize()} ({self._split} {number})": [
-                self._prose(self._dice.integer(4, 9), self._everything)
-                for _ in range(self._dice.integer(8, 32))
-            ]
-            for number in range(18)
-        }
 
     def _prose(self, sentences: int, words: Words) -> str:
         return " ".join(
