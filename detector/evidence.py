@@ -109,6 +109,8 @@ class TextEvidence:
         self._row_of: dict[str, int] = {}
         self._names: list[str] = []
         self._keys: list[list[str]] = []
+        # (own, evidence): the highest of each account's week that ended, until they are taken.
+        self.ended: list[tuple[float, float]] = []
         self._planes: dict[str, list[int]] = {}  # key → [sum of mean scores, accounts]
         self._centre = np.zeros(SKETCH_DIMS, np.float32)
         self._centred_rows = 0
@@ -406,6 +408,8 @@ class TextEvidence:
     def _restart(self, row: int, block: Block) -> None:
         # A week is over: what the account did before no longer speaks against it.
         table = self._table
+        if table["scored"][row]:
+            self.ended.append((float(table["own_top"][row]), float(table["evidence"][row])))
         weeks = (block.time - table["start"][row]) // self._restart_s
         table["start"][row] += weeks * self._restart_s
         table["events_before"][row] = block.events - block.n
