@@ -34,7 +34,7 @@ from responders.decisions import Decision, Reason, Signal, Tie, is_enforcement
 from responders.feedback import Feedback, SetBaseline, with_tick
 from responders.policy import Policy, Verdict
 
-__all__ = ["AccountSummary", "Judge", "Judgement", "Models"]
+__all__ = ["AccountSummary", "Judge", "Judgement", "Models", "versions_in"]
 
 _VERSION: Final = 2
 _POPULATION: Final = 1  # version of a baseline's populations
@@ -701,3 +701,15 @@ class Judge:
             if name not in self._vectors:
                 self._vector_evidence(name, dims)
             self._vectors[name].restore(vectors)
+
+
+def versions_in(packed: bytes) -> dict[str, Any]:
+    """The baseline's versions in what `Judge.export` or `export_changes` gave.
+
+    Raises:
+        StateMismatch: the state is damaged, or of another version.
+    """
+    refresh = unpack("judge", _VERSION, packed)["refresh"]
+    versions: list[dict[str, Any]] = refresh["versions"]
+    held = refresh["held"] is not None
+    return {"active": versions[-1]["name"], "held": held, "versions": versions}

@@ -19,6 +19,7 @@ _MODULES: Final = (
     "ship",
     "topics",
     "operate",
+    "baseline",
     "sample",
 )
 
