@@ -100,7 +100,7 @@ _DEMANDS: Final = (
     "Never mention that you are a language model.",
     "Be objective, without bias or moralising.",
     "Number them TSK 1, TSK 2 and so on; put the answer below each, after ANS.",
-    "Half of them should have an input of their own, which is realistic and not longer than a page.",
+    "Half of them should have an input of their own, realistic and not longer than a page.",
     "Vary the length: one line for some, several paragraphs for others.",
     "Explain each step, as for somebody who meets the topic for the first time.",
     "Use proper nouns, dates and figures that could be true.",
