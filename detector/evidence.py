@@ -125,6 +125,8 @@ class TextEvidence:
         self._seen: dict[int, NDArray[np.float64]] = {}  # row → what its evidence was found in
         self._alike = NeighbourIndex(SKETCH_DIMS)
         self._company = NeighbourIndex(SKETCH_DIMS + len(NAMES))
+        # (own, evidence): the highest of each account's week that ended, until they are taken.
+        self.ended: list[tuple[float, float]] = []
         self._planes: dict[str, list[int]] = {}  # key → [sum of mean scores, accounts]
         self._centre = np.zeros(SKETCH_DIMS, np.float32)
         self._centred_rows = 0
@@ -459,6 +461,8 @@ class TextEvidence:
     def _restart(self, row: int, block: Block) -> None:
         # A week is over: what the account did before no longer speaks against it.
         table = self._table
+        if table["scored"][row]:
+            self.ended.append((float(table["own_top"][row]), float(table["evidence"][row])))
         weeks = (block.time - table["start"][row]) // self._restart_s
         table["start"][row] += weeks * self._restart_s
         table["events_before"][row] = block.events - block.n

@@ -22,6 +22,7 @@ from detector.campaigns import Campaigns, Change, client_keys
 from detector.evidence import MIN_EVENTS, TextEvidence, link_keys
 from detector.explanation import Explanation, explain_blocks, explain_text
 from detector.false_share import FalseShare
+from detector.refresh import Refresh
 from detector.score import TextModels, shipped
 from detector.settings import JudgeSettings, Settings
 from detector.state import StateMismatch, pack, unpack
@@ -30,10 +31,10 @@ from detector.vector_model import VectorModel
 from responders.alerts.findings import Findings
 from responders.alerts.ocsf import Alert
 from responders.decisions import Decision, Reason, Signal, Tie, is_enforcement
-from responders.feedback import Feedback, with_tick
+from responders.feedback import Feedback, SetBaseline, with_tick
 from responders.policy import Policy, Verdict
 
-__all__ = ["AccountSummary", "Judge", "Judgement", "Models"]
+__all__ = ["AccountSummary", "Judge", "Judgement", "Models", "versions_in"]
 
 _VERSION: Final = 2
 _POPULATION: Final = 1  # version of a baseline's populations
@@ -178,6 +179,11 @@ class Judge:
         self._text_reference = self._reference("text", self._models.text.reference)
         self._vector_reference = self._reference("vector", self._models.vector.reference)
         self._unsuspected = self._text_reference.threshold(_SUSPECT_RATE)
+        own = self._own("text")
+        bar = own.bar if own is not None and not self._missing("text") else None
+        self.refresh = Refresh(
+            self._baseline_name(), self._models.text.own_bar if bar is None else bar
+        )
 
     # -- what runners feed -------------------------------------------------------------------
 
@@ -271,7 +277,8 @@ class Judge:
                 },
                 "held_back": len(self._waiting),
             },
-            "baseline": self._baseline_name(),
+            "baseline": self.refresh.active.name,
+            "refreshed": self.refresh.describe(),
             "text": self._rests_on("text", self._text_reference),
             "vector": self._rests_on("vector", self._vector_reference),
         }
@@ -406,7 +413,10 @@ class Judge:
         judgement.alerts += self._findings.ended(self.policy.expire(now), now)
         while self._commands and self._commands[0][0] <= tick:
             feedback = heapq.heappop(self._commands)[2]
+            if isinstance(feedback, SetBaseline):
+                self.refresh.ask(feedback.version, tick, now)
             judgement.decisions += self.policy.feedback(feedback, now)
+        self.refresh.turn(FalseShare.day(now), tick, now)
         touched: dict[str, Identity] = {}
         while self._pending and self._pending[0][0] <= tick:
             block = heapq.heappop(self._pending)[4]
@@ -423,7 +433,7 @@ class Judge:
             verdicts,
             now,
             scorer=self._models.name,
-            baseline=self._baseline_name(),
+            baseline=self.refresh.active.name,
             limits=limits,
         )
         judgement.alerts += self._findings.decided(judgement.decisions, now)
@@ -498,7 +508,9 @@ class Judge:
         account.score = models.block.log_odds(models.row(block))
         row = evidence.add(block, account.score)
         found = evidence.judge(row)
-        rate = self._text_reference.rate(found)
+        self.refresh.take(own for own, top in evidence.ended if top < self._unsuspected)
+        evidence.ended.clear()
+        rate = self._text_reference.rate(found - self.refresh.active.shift)
         if rate <= _WATCH_RATE:
             alike = evidence.watch(row, _ALIKE_COSINE, _ALIKE_MOST)
             links = {**evidence.holders(row), **dict.fromkeys(client_keys(block.identity))}
@@ -591,13 +603,17 @@ class Judge:
             Tie(plane=link.plane, weight=link.weight, members=link.members)
             for link in self.campaigns.links(verdict.value)
         )
-        reference = self._reference_of(population)
+        seen = verdict.evidence
+        if population in self._vectors:
+            counted = self._vector_reference.counted(seen)
+        else:
+            counted = self._text_reference.counted(seen - self.refresh.active.shift)
         return msgspec.structs.replace(
             verdict,
             reason=reason,
             signals=signals,
             base=base,
-            counted=reference.counted(verdict.evidence),
+            counted=counted,
             ties=ties,
         )
 
@@ -614,9 +630,6 @@ class Judge:
         row = texts.accounts[account]
         like = texts.like(row, self._unsuspected)
         return explain_text(self._models.text, texts.seen(row), texts["best"][row], like)
-
-    def _reference_of(self, population: str) -> Reference:
-        return self._vector_reference if population in self._vectors else self._text_reference
 
     def _pack(self, *, changes: bool) -> bytes:
         names = sorted(self._changed) if changes else list(self._accounts)
@@ -643,6 +656,7 @@ class Judge:
                 "policy": self.policy.export(),
                 "findings": self._findings.export(),
                 "campaigns": self.campaigns.export(changes),
+                "refresh": self.refresh.export(),
                 "waiting": [
                     (name, msgspec.to_builtins(identity))
                     for name, identity in self._waiting.items()
@@ -695,6 +709,7 @@ class Judge:
                 }
             if account.day >= 0:
                 self._false_share.seen(name, account.rate, account.day)
+        self.refresh.restore(state["refresh"])
         self._waiting = {
             name: msgspec.convert(identity, Identity) for name, identity in state["waiting"]
         }
@@ -706,3 +721,15 @@ class Judge:
             if name not in self._vectors:
                 self._vector_evidence(name, dims)
             self._vectors[name].restore(vectors)
+
+
+def versions_in(packed: bytes) -> dict[str, Any]:
+    """The baseline's versions in what `Judge.export` or `export_changes` gave.
+
+    Raises:
+        StateMismatch: the state is damaged, or of another version.
+    """
+    refresh = unpack("judge", _VERSION, packed)["refresh"]
+    versions: list[dict[str, Any]] = refresh["versions"]
+    held = refresh["held"] is not None
+    return {"active": versions[-1]["name"], "held": held, "versions": versions}

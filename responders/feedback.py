@@ -1,4 +1,4 @@
-"""What people tell the judge: allow, disallow, clear, and the mode of the whole deployment.
+"""What people tell the judge: allow, disallow, clear, the mode, and the baseline's version.
 
 A feedback record is one JSON object, told apart by `type`. It is journalled by the judge, which
 sets `tick`, before it has any effect, so that a replay of the journal decides the same.
@@ -21,6 +21,7 @@ __all__ = [
     "Disallow",
     "Feedback",
     "RunMode",
+    "SetBaseline",
     "SetMode",
     "decode_feedback",
     "encode_feedback",
@@ -82,7 +83,13 @@ class SetMode(_Base, frozen=True, kw_only=True, tag="mode"):
     mode: RunMode
 
 
-Feedback = Allow | Disallow | Clear | SetMode
+class SetBaseline(_Base, frozen=True, kw_only=True, tag="baseline"):
+    """Rest decisions on a version of the baseline and stay there; None: follow customers again."""
+
+    version: str | None = None
+
+
+Feedback = Allow | Disallow | Clear | SetMode | SetBaseline
 
 _decoder: Final = msgspec.json.Decoder(Feedback)
 _encoder: Final = msgspec.json.Encoder()
@@ -122,7 +129,7 @@ def _checked(feedback: Feedback) -> Feedback:
             raise BadFeedback(f"feedback: `{name}` is not a finite number")
     if isinstance(feedback, Allow | Clear) and len(feedback.reason) > _MAX_TEXT:
         raise BadFeedback(f"feedback: `reason` is longer than {_MAX_TEXT} characters")
-    if isinstance(feedback, SetMode):
+    if isinstance(feedback, SetMode | SetBaseline):
         return feedback
     try:
         value = canonical_value(feedback.scope, feedback.value)

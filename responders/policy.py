@@ -39,7 +39,7 @@ from responders.decisions import (
     decision_id,
     is_enforcement,
 )
-from responders.feedback import Allow, Clear, Disallow, Feedback, RunMode
+from responders.feedback import Allow, Clear, Disallow, Feedback, RunMode, SetMode
 from responders.settings import PolicySettings, RungSettings
 
 __all__ = ["Policy", "Verdict"]
@@ -173,7 +173,7 @@ class Policy:
         """Apply a command at the tick that ends at `now`.
 
         Allow clears every live decision that the entry covers; clear ends one, and starts its
-        grace; disallow and mode issue nothing.
+        grace; disallow, mode and a baseline's version issue nothing.
         """
         if isinstance(feedback, Allow):
             return self._allow(feedback, now)
@@ -189,7 +189,8 @@ class Policy:
                 heapq.heappush(self._expiries, (until, *key))
             reason = Reason(code="cleared", text=_said(feedback.by, feedback.reason))
             return self._clear(key, now, reason)
-        self._mode = feedback.mode
+        if isinstance(feedback, SetMode):
+            self._mode = feedback.mode
         return []
 
     def allowed(self, now: float) -> list[AllowEntry]:

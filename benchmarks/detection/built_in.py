@@ -3,10 +3,10 @@
 Texts are written by the grammars of the project's sample. What they are about is dealt three ways
 like any other source, subjects and names, and so is what stands around it: the wordings of
 instructions, problems, benchmarks, jobs, datasets' and distillers' templates. How ordinary
-sentences are built is common to all, as a language is. Tables are scikit-learn's wine and breast
-cancer, their rows dealt likewise, and the attacks on them are run against a model of the split's
-own rows. Loads, sessions and user agents are drawn from distributions like those that public traces
-show.
+sentences are built is common to all, as a language is. Libraries' manuals stand in for an
+encyclopedia. Tables are scikit-learn's wine and breast cancer, their rows dealt likewise, and the
+attacks on them are run against a model of the split's own rows. Loads, sessions and user agents are
+drawn from distributions like those that public traces show.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.detection import vectors
+from benchmarks.detection import manuals, vectors
 from benchmarks.detection.sources import (
     Client,
     Person,
@@ -89,6 +89,27 @@ _TEACHERS: Final = (
     "Provide {batch_size} multiple-choice questions on {topic}, four options each, the right option and why the others are wrong.",  # noqa: E501
     "Use this seed: {example}\nEvolve it into {batch_size} tasks of growing depth on {topic}, and solve each step by step.",  # noqa: E501
 )
+# What such tools ask of each answer, in a list of which every template has a part of its own.
+_DEMANDS: Final = (
+    "Do not repeat the verb of an earlier instruction.",
+    "Every answer must be complete and correct without looking anything up.",
+    "Leave out anything that needs a picture, a link or a file.",
+    "Include some that are imperative and some that are questions.",
+    "The difficulty should grow from the first to the last.",
+    "Write the answers in Markdown, with headings where they are long.",
+    "Never mention that you are a language model.",
+    "Be objective, without bias or moralising.",
+    "Number them TSK 1, TSK 2 and so on; put the answer below each, after ANS.",
+    "Half of them should have an input of their own, realistic and not longer than a page.",
+    "Vary the length: one line for some, several paragraphs for others.",
+    "Explain each step, as for somebody who meets the topic for the first time.",
+    "Use proper nouns, dates and figures that could be true.",
+    "Do not start two of them with the same word.",
+    "Check each for mistakes before you give it, and mend what you find.",
+    "No introduction and no closing remark, only what was asked for.",
+    "Some should combine two of the topics in a way that surprises.",
+    "Keep away from topics that were in the examples.",
+)
 
 
 @lru_cache(maxsize=6)
@@ -112,10 +133,8 @@ def built_in(split: Split, tables: bool = True) -> Sources:
         few_shot={name: writer.shots(items) for name, items in puzzles.items()},
         problems=writer.problems(1500),
         instructions=writer.instructions(),
-        teacher_templates={
-            f"template-{_TEACHERS.index(text)}": text for text in sorted(third(_TEACHERS, split))
-        },
-        articles=writer.articles(),
+        teacher_templates=writer.teacher_templates(),
+        articles=manuals.articles(split),
         clients=_clients(split),
         sessions=_sessions(split),
         user_agents=_user_agents(),
@@ -297,14 +316,14 @@ class _Writer:
                 clusters[f"wording {self._split} {number} {subject}"] = list(dict.fromkeys(texts))
         return clusters
 
-    def articles(self) -> dict[str, list[str]]:
-        """Prose about everything, nobody's own."""
+    def teacher_templates(self) -> dict[str, str]:
+        """What distillers wrap their seeds in, each with demands of its own."""
+        demands = sorted(third(_DEMANDS, self._split))
         return {
-            f"{name_from(self._dice).capitalize()} ({self._split} {number})": [
-                self._prose(self._dice.integer(4, 9), self._everything)
-                for _ in range(self._dice.integer(8, 32))
-            ]
-            for number in range(18)
+            f"template-{_TEACHERS.index(text)}": "\n * ".join(
+                [text, *self._dice.some(demands, self._dice.integer(2, len(demands)))]
+            )
+            for text in sorted(third(_TEACHERS, self._split))
         }
 
     def _prose(self, sentences: int, words: Words) -> str:
@@ -349,7 +368,8 @@ def _clients(split: Split) -> list[Client]:
     clients = []
     for number in range(90):
         windows = int(np.clip(rng.lognormal(math.log(900.0), 1.0), 24, 2016))
-        start = 600.0 * np.sort(rng.choice(2016, windows, replace=False))
+        slots = np.sort(rng.choice(2016, windows, replace=False))
+        start: Floats = 600.0 * slots.astype(np.float64)
         hour = start / 3600.0
         wave = 1 + rng.uniform(0, 0.95) * np.cos(2 * np.pi * (hour - rng.uniform(0, 24)) / 24)
         rate = rng.lognormal(0.0, 1.5) * wave * rng.lognormal(0.0, rng.uniform(0.1, 1.0), windows)

@@ -414,7 +414,7 @@ class Phrases:
                 slots[name] = [
                     str(v)
                     for v in (
-                        int(rng.integers(1e3, 1e6)) + np.cumsum(rng.integers(1, 40, size))
+                        int(rng.integers(1_000, 1_000_000)) + np.cumsum(rng.integers(1, 40, size))
                     ).tolist()
                 ]
             elif name == "name":

@@ -85,9 +85,9 @@ def _one(victim: Victim, rng: Rng, kind: str, n: int, span: float) -> tuple[Floa
     shape = math.exp(rng.uniform(math.log(0.1), 0.0)) if bursty else 1.0
     gaps = rng.standard_gamma(shape, n) + 1e-6
     even = np.cumsum(gaps) / gaps.sum() * rng.uniform(0.9, 1.0)
-    # A client is there from some day on, for some days.
-    first = rng.uniform(0.0, 0.6)
-    even = first + even * rng.uniform(0.3, 1.0) * (1.0 - first)
+    # The API was in use when the log began: most clients are there from the first days on.
+    first = max(rng.uniform(-0.3, 0.3), 0.0)
+    even = first + even * rng.uniform(0.4, 1.0) * (1.0 - first)
     return _within(_by_day(rng, even * span), span), requests
 
 

@@ -231,7 +231,7 @@ class TextVictim:
     def copy(self) -> Any:
         from sklearn.linear_model import LogisticRegression
 
-        return LogisticRegression(C=30.0, max_iter=30, tol=1e-2)
+        return LogisticRegression(C=30.0, max_iter=40)
 
     def answers(self, features: Matrix) -> tuple[Labels, Floats]:
         chances = self._model.predict_proba(features)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
 import typer
 
-from detector.cli.options import FAILED, USAGE, fail, load_settings
+from detector.cli.options import FAILED, USAGE, fail, load_settings, plain
 
 if TYPE_CHECKING:
     from detector.runners.ledger import Ledger
@@ -31,6 +31,7 @@ __all__ = [
     "deployment",
     "feedback_id",
     "seconds",
+    "tell",
     "whoami",
 ]
 
@@ -89,6 +90,12 @@ def deployment(
             yield from _of_workers(settings)
     except StoreUnavailable as error:
         fail(str(error), FAILED)
+
+
+def tell(running: Deployment, command: Feedback, done: str) -> str:
+    """Leave a command; what to print: that it is done, and unless at once, when it will be."""
+    became = running.tell(command)
+    return plain(done if became == "In force." else f"{done} {became}")
 
 
 def whoami() -> str:

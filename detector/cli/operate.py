@@ -16,6 +16,7 @@ from detector.cli.deployment import (
     deployment,
     feedback_id,
     seconds,
+    tell,
     whoami,
 )
 from detector.cli.explaining import action, fields, moment, print_account, print_campaign
@@ -31,7 +32,7 @@ from detector.cli.options import (
 
 if TYPE_CHECKING:
     from responders.decisions import Decision
-    from responders.feedback import Feedback, RunMode
+    from responders.feedback import RunMode
 
 __all__ = ["register"]
 
@@ -219,7 +220,7 @@ def clear(
         grace_s=None if grace is None else seconds(grace),
     )
     with deployment(config, state, redis, kafka) as running:
-        typer.echo(_tell(running, command, f"{scope} {command.value} is cleared."))
+        typer.echo(tell(running, command, f"{scope} {command.value} is cleared."))
 
 
 @_allow.command(
@@ -254,7 +255,7 @@ def add(
         expires_at=None if lasting is None else time.time() + seconds(lasting),
     )
     with deployment(config, state, redis, kafka) as running:
-        typer.echo(_tell(running, command, f"{scope} {command.value} is allowed."))
+        typer.echo(tell(running, command, f"{scope} {command.value} is allowed."))
 
 
 @_allow.command(epilog=examples("velvetrope allow remove acct-1"))
@@ -276,7 +277,7 @@ def remove(
         entries = running.store.allowed(time.time())
         if not any((entry.scope, entry.value) == (scope, value) for entry in entries):
             fail(f"{scope} {value} is not on the allowlist")
-        typer.echo(_tell(running, command, f"{scope} {value} is off the allowlist."))
+        typer.echo(tell(running, command, f"{scope} {value} is off the allowlist."))
 
 
 @_allow.command("list", epilog=examples("velvetrope allow list", "velvetrope allow list --json"))
@@ -397,12 +398,7 @@ def _set_mode(
 
     command = SetMode(id=feedback_id(), by=by or whoami(), mode=mode)
     with deployment(config, state, redis, kafka) as running:
-        typer.echo(_tell(running, command, f"The mode is {mode}."))
-
-
-def _tell(running: Any, command: Feedback, done: str) -> str:
-    became = running.tell(command)
-    return plain(done if became == "In force." else f"{done} {became}")
+        typer.echo(tell(running, command, f"The mode is {mode}."))
 
 
 def _canonical(scope: str, value: str) -> str:

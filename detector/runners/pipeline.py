@@ -14,7 +14,7 @@ from detector.settings import Settings
 from detector.state import pack, unpack
 from responders.feedback import Feedback
 
-__all__ = ["Pipeline"]
+__all__ = ["Pipeline", "judge_in"]
 
 _VERSION = 1
 
@@ -132,3 +132,14 @@ class Pipeline:
                 self._heard.add(partition)
                 blocks: list[Block] = self.measures[partition].feed(events)
                 self.judge.blocks(partition, blocks, self.measures[partition].watermark)
+
+
+def judge_in(packed: bytes) -> bytes:
+    """The judge's part of what `Pipeline.export` gave, the newest.
+
+    Raises:
+        StateMismatch: the state is damaged, or of another version.
+    """
+    state = unpack("pipeline", _VERSION, packed)
+    newest: bytes = (state["changes"] or state["full"])[-1]
+    return newest

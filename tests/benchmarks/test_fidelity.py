@@ -233,6 +233,18 @@ def test_customers_thief_and_comparison_share_no_text(text: TextVictim) -> None:
     assert not bodies["customers"] & bodies["thief"]
 
 
+def test_a_text_victim_learns_its_intents() -> None:
+    rng = np.random.default_rng(0)
+    own = {
+        f"intent-{i}": [f"w{i} v{i}" + "".join(f" c{n}" for n in rng.integers(9, size=3))] * 40
+        for i in range(12)
+    }
+    learned = TextVictim("intents", own, ["nothing of the kind"] * 40, rng)
+
+    assert learned.accuracy > 0.9
+    assert extraction.baseline(learned) < 0.2
+
+
 def test_rows_lie_in_the_published_ranges_at_their_resolution(table: TableVictim) -> None:
     rng = np.random.default_rng(0)
     for requests in (table.uniform(rng, 50), table.public(rng, 50)):

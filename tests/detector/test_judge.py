@@ -21,7 +21,7 @@ from detector.settings import JudgeSettings, MeasureSettings, Settings
 from detector.state import StateMismatch
 from features import NAMES
 from responders.decisions import Decision
-from responders.feedback import Allow, Clear, Disallow, Feedback, SetMode
+from responders.feedback import Allow, Clear, Disallow, Feedback, SetBaseline, SetMode
 from responders.settings import PolicySettings, RungSettings
 from tests.detector.small_models import START, models, sketch, text_block, vector_block
 
@@ -692,3 +692,85 @@ def test_who_waits_is_remembered() -> None:
     expected = one_by_one(0.5, 40)[1].decisions
     assert brief([*before.decisions, *after]) == brief(expected)
     assert {d.value for d in after if d.action == "throttle"} > {"suspect-0", "suspect-7"}
+
+
+# The reference follows customers
+
+DAY = 86_400.0
+
+
+def days_of_customers(days: range, rising: bool, each: int = 400) -> list[Block]:
+    """One block a day of everybody; in a rise, 12 % look a little like harvesting."""
+    return [
+        text_block(
+            f"c-{i}", DAY * day + i, score=1.0 if rising and i % 8 == 0 else -2.0, index=day,
+            seq=day * each + i, events=32 * (day + 1),
+        )
+        for day in days
+        for i in range(each)
+    ]  # fmt: skip
+
+
+def following(rising: bool, *said: Feedback) -> tuple[Judge, list[Decision]]:
+    """Seven days, in which evidence restarts daily, and a thief at the end."""
+    one = Judge(settings(evidence_restart_s=DAY), models=MODELS)
+    for feedback in said:
+        one.command(feedback)
+    blocks = [*days_of_customers(range(7), rising), damning(at=7 * DAY, seq=2800)]
+    one.blocks(0, blocks, START + 7 * DAY + 9.0)
+    return one, one.advance().decisions
+
+
+def test_customers_as_the_reference_has_them_leave_it_alone() -> None:
+    one, decisions = following(rising=False)
+    assert decisions[-1].baseline == one.promise()["baseline"] == "shipped"
+    assert [v["name"] for v in one.promise()["refreshed"]["versions"]] == ["shipped"]
+
+
+def test_customers_who_change_move_the_thresholds_and_decisions_say_so() -> None:
+    one, decisions = following(rising=True)
+    refreshed = one.promise()["refreshed"]
+    assert (
+        decisions[-1].baseline == refreshed["active"] == f"shipped+{len(refreshed['versions']) - 1}"
+    )
+    shift = refreshed["log_odds_above_the_reference"]
+    assert 0.2 < shift <= refreshed["at_most"]
+    ticks = [version["tick"] for version in refreshed["versions"]]
+    assert ticks == sorted(ticks)
+    # The same evidence is that much less of a surprise.
+    calm, _ = following(rising=False)
+    suspects = [
+        text_block("s", 7 * DAY + 10.0, score=3.0, seq=2801, sketch=sketch(3)),
+        text_block("s", 7 * DAY + 20.0, score=3.0, index=1, seq=2802, sketch=sketch(3)),
+    ]
+    for each in (one, calm):
+        each.blocks(0, suspects, START + 8 * DAY - 9.0)
+        each.advance()
+    risen, quiet = (dict(each.accounts())["s"].rates["text"] for each in (one, calm))
+    assert risen > quiet
+
+
+def test_a_version_that_was_asked_for_is_kept() -> None:
+    back = SetBaseline(id="b", by="me", at=START + 4.5 * DAY, version="shipped")
+    one, decisions = following(True, back)
+    assert decisions[-1].baseline == "shipped"
+    refreshed = one.promise()["refreshed"]
+    assert refreshed["held"] is True
+    assert len(refreshed["versions"]) >= 3
+    again = SetBaseline(id="a", by="me", at=START + 5.5 * DAY)
+    one, decisions = following(True, back, again)
+    assert decisions[-1].baseline.startswith("shipped+")
+
+
+def test_versions_survive_a_restart() -> None:
+    whole_run, expected = following(rising=True)
+    blocks = [*days_of_customers(range(7), True), damning(at=7 * DAY, seq=2800)]
+    first = Judge(settings(evidence_restart_s=DAY), models=MODELS)
+    first.blocks(0, blocks[:1700], blocks[1699].time)
+    before = first.advance().decisions
+    full = first.export()
+    again = Judge.restore(settings(evidence_restart_s=DAY), None, full, models=MODELS)
+    again.blocks(0, blocks[1700:], START + 7 * DAY + 9.0)
+    after = again.advance().decisions
+    assert brief([*before, *after]) == brief(expected)
+    assert again.promise()["refreshed"] == whole_run.promise()["refreshed"]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from detector.cli import build
 from detector.runners.ledger import Ledger
 from responders.decisions import Decision, Evidence, Reason, Signal, Tie
-from responders.feedback import Allow, Clear, Feedback, SetMode
+from responders.feedback import Allow, Clear, Feedback, SetBaseline, SetMode
 from responders.stores.lock import StateLock
 from responders.stores.sqlite import SqliteStore
 
@@ -300,3 +300,40 @@ def test_errors_are_clear_and_have_their_exit_code(
     assert result.exit_code == code
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_baselines_versions_are_listed_from_serve_and_from_a_replay(
+    run: Run, state: Path
+) -> None:
+    from detector.runners.pipeline import Pipeline
+    from detector.settings import Settings
+
+    assert "nothing was judged yet" in run("baseline", "list").stderr
+    pipeline = Pipeline(Settings())
+    store = SqliteStore(state)
+    ledger = Ledger(store, state)
+    for _ in range(2):  # a full state, and one with changes
+        with store.transaction() as db:
+            ledger.set_value(db, "pipeline", pipeline.export())
+        listed = run("baseline", "list")
+        assert "in force: shipped" in listed.stdout
+        assert "the reference as it is" in listed.stdout
+        assert json.loads(run("baseline", "list", "--json").stdout)["held"] is False
+    ledger.close()
+    store.close()
+    Path("out").mkdir()
+    promise = {"promise": pipeline.judge.promise()}
+    Path("out/summary.json").write_text(json.dumps(promise))
+    assert "in force: shipped" in run("baseline", "list", "--replay", "out").stdout
+    Path("out/summary.json").write_text("{}")
+    result = run("baseline", "list", "--replay", "out")
+    assert (result.exit_code, "not the summary" in result.stderr) == (1, True)
+
+
+def test_a_baseline_is_taken_back_and_let_go_by_feedback(run: Run, state: Path) -> None:
+    assert run("baseline", "rollback", "shipped+2", "--by", "ann").exit_code == 0
+    assert run("baseline", "resume").exit_code == 0
+    back, follow = left(state)
+    assert isinstance(back, SetBaseline)
+    assert isinstance(follow, SetBaseline)
+    assert (back.version, back.by, follow.version) == ("shipped+2", "ann", None)
