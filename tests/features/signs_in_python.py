@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from features import signs
@@ -60,7 +61,7 @@ def read_words(words: Sequence[bytes], data: bytes) -> Reading:
             found.add(sign)
         if set(texts) & set(anywhere().get(sign, [])):
             found.add(sign)
-        following = {f"{a} {b}" for a, b in zip(texts, texts[1:], strict=False)}
+        following = {f"{a} {b}" for a, b in pairwise(texts)}
         if following & set(pairs().get(sign, [])):
             found.add(sign)
     # Bytes up to the space are white space or control characters.
