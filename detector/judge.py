@@ -43,6 +43,8 @@ _SUSPECT_RATE: Final = 1e-3  # from here an account teaches no vector population
 _ALIKE_COSINE: Final = 0.5
 _ALIKE_MOST: Final = 8
 _BAR_ACCOUNTS: Final = 100  # customers from which their own 95 % quantile is trusted
+# Commands whose ids are remembered: what is given back after a restart is far less.
+_COMMANDS_KNOWN: Final = 10_000
 _KINDS: Final = ("text", "vector")
 _CLEAN_SKETCHES: Final = 4000  # customers whose sketches a baseline keeps
 
@@ -161,7 +163,7 @@ class Judge:
         self._pending: list[tuple[int, float, tuple[str, str, int, int], int, Block]] = []
         self._arrivals = 0  # breaks ties of equal blocks, which only a repeat could make
         self._commands: list[tuple[int, str, Feedback]] = []
-        self._commanded: set[str] = set()
+        self._commanded: dict[str, None] = {}  # ids of the last, in the order they came
         self._texts: dict[str, TextEvidence] = {}
         self._vectors: dict[str, VectorEvidence] = {}
         self._accounts: dict[str, AccountSummary] = {}
@@ -235,7 +237,9 @@ class Judge:
             tick = max(self.tick + 1, due)
             feedback = with_tick(feedback, tick)
         if feedback.id not in self._commanded:
-            self._commanded.add(feedback.id)
+            self._commanded[feedback.id] = None
+            if len(self._commanded) > _COMMANDS_KNOWN:
+                del self._commanded[next(iter(self._commanded))]
             heapq.heappush(self._commands, (max(tick, self.tick + 1), feedback.id, feedback))
         return feedback
 
@@ -652,7 +656,7 @@ class Judge:
                     (tick, msgspec.to_builtins(feedback))
                     for tick, _, feedback in sorted(self._commands, key=lambda item: item[:2])
                 ],
-                "commanded": sorted(self._commanded),
+                "commanded": list(self._commanded),
                 "policy": self.policy.export(),
                 "findings": self._findings.export(),
                 "campaigns": self.campaigns.export(changes),
@@ -693,7 +697,7 @@ class Judge:
             self._commands.append((tick, feedback.id, feedback))
         heapq.heapify(self._pending)
         heapq.heapify(self._commands)
-        self._commanded = set(state["commanded"])
+        self._commanded = dict.fromkeys(state["commanded"])
         self.policy = Policy.restore(
             self.settings.policy, state["policy"], generation=self._generation
         )

@@ -27,7 +27,7 @@ MOST: Final = 0.5  # log-odds
 STEP: Final = 0.1  # log-odds a day
 _LEAST: Final = 0.05  # log-odds: what moves less is left alone
 _ENOUGH: Final = 500  # account-weeks from which a quantile is taken
-_WINDOW: Final = 8192
+_WINDOW: Final = 4096
 _CLOCK: Final = 32  # values between looks for a change, as in River
 _DELTA: Final = 0.002  # chance that a stretch of one kind is cut, as in River
 _QUANTILE: Final = 0.95
@@ -57,7 +57,7 @@ class Adwin:
         self._since_look = 0
 
     def add(self, value: float) -> bool:
-        """Take a value; whether the stretch was cut."""
+        """Take a value that float32 holds; whether the stretch was cut."""
         self.values.append(value)
         del self.values[:-_WINDOW]
         self._since_look += 1
@@ -74,7 +74,7 @@ class Adwin:
 
     def export(self) -> dict[str, Any]:
         """Everything, as builtins."""
-        return {"values": np.array(self.values), "since_look": self._since_look}
+        return {"values": np.array(self.values, np.float32), "since_look": self._since_look}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take in what `export` gave."""
@@ -107,6 +107,7 @@ class Refresh:
     def take(self, tops: Iterable[float]) -> None:
         """Weeks of unsuspected accounts that ended: the highest log-odds of their own history."""
         for top in tops:
+            top = float(np.float32(top))  # as it is stored
             self._tops.append(top)
             self._drifted |= self._adwin.add(float(top >= self._bar))
             del self._tops[: len(self._tops) - len(self._adwin.values)]
@@ -160,7 +161,7 @@ class Refresh:
             "held": self.held,
             "made": self._made,
             "adwin": self._adwin.export(),
-            "tops": np.array(self._tops),
+            "tops": np.array(self._tops, np.float32),
             "day": self._day,
             "drifted": self._drifted,
         }

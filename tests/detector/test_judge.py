@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from detector.blocks import Block, Identity
 from detector.judge import Judge, Judgement
 from detector.settings import JudgeSettings, MeasureSettings, Settings
-from detector.state import StateMismatch
+from detector.state import StateMismatch, unpack
 from features import NAMES
 from responders.decisions import Decision
 from responders.feedback import Allow, Clear, Disallow, Feedback, SetBaseline, SetMode
@@ -774,3 +774,11 @@ def test_versions_survive_a_restart() -> None:
     after = again.advance().decisions
     assert brief([*before, *after]) == brief(expected)
     assert again.promise()["refreshed"] == whole_run.promise()["refreshed"]
+
+
+def test_of_commands_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detector.judge._COMMANDS_KNOWN", 3)
+    one = judge()
+    for i in range(6):
+        one.command(clear(None, f"c{i}"))
+    assert unpack("judge", 2, one.export())["commanded"] == ["c3", "c4", "c5"]
