@@ -295,13 +295,11 @@ class TextEvidence:
         highest_yet = float(table["evidence"][row])
         if table["own"][row] < self._bar:
             return highest_yet
-        others: NDArray[np.float64] | None = None
         for x in self._rows(row):
             if self.models.own_odds(x) < self._bar:
                 continue
-            if others is None:
-                others = self.others(row, self.history(row).mean)
-            x[_FIRST_OTHER:] = others
+            # By its own mean: where there is nobody, the blocks before a change must not count.
+            x[_FIRST_OTHER:] = self.others(row, float(x[0]))
             evidence = self.models.odds(x)
             if evidence > highest_yet:
                 highest_yet = evidence
@@ -389,7 +387,7 @@ class TextEvidence:
             "columns": table.take(rows),
             "names": [self._names[r] for r in rows.tolist()],
             "keys": [self._keys[r] for r in rows.tolist()],
-            "seen": [(r, self._seen[r].tolist()) for r in sorted(self._seen)],
+            "seen": [(r, self._seen[r].tolist()) for r in rows.tolist() if r in self._seen],
             "centre": self._centre,
             "centred_rows": self._centred_rows,
             "centred_at": self._centred_at,
@@ -410,7 +408,8 @@ class TextEvidence:
                 self._row_of[name] = row
             self._keys[row] = list(keys)
             self._links[row] = {key for key in keys if not key.startswith("head:")}
-        self._seen = {row: np.array(x) for row, x in state["seen"]}
+            self._seen.pop(row, None)  # of a week that is over
+        self._seen |= {row: np.array(x) for row, x in state["seen"]}
         self._centre = state["centre"]
         self._centred_rows = state["centred_rows"]
         self._centred_at = state["centred_at"]

@@ -23,6 +23,7 @@ __all__ = ["Explanation", "Like", "explain_blocks", "explain_text"]
 
 _MOST: Final = 8  # signals of a block that are named; the rest is one
 _LEAST_ALIKE: Final = 8  # customers of whom a range is taken
+_ROUNDING: Final = 1e-9  # of sums of log-odds
 _SCORES: Final = ("mean", "max", "min", "deviation")
 # Which of an account's columns make a signal, the first of them its value, and what it says.
 _BESIDE: Final = {
@@ -111,12 +112,12 @@ def explain_text(
         for column, i in enumerate(models.used)
     ]
     kept = _strongest(named, math.fsum([blocks, *(share_of[_HABIT + n] for n in NAMES)]))
-    scores, counts = _range(like.scores), _range(np.log2(np.maximum(like.requests, 1.0)))
+    scores, counts = _range(like.scores), _range(like.requests)
     for name, (columns, text) in _BESIDE.items():
         value = value_of[columns[0]]
         around = scores if columns[0].endswith("_mean") else (value, value)
         if columns[0] == "log2_events":
-            value, around = round(2.0**value), (2.0 ** counts[0], 2.0 ** counts[1])
+            value, around = float(round(2.0**value)), counts
         log_odds = math.fsum(share_of[column] for column in columns)
         kept.append(
             Signal(name=name, value=value, typical=around, weight=0.0, text=text, log_odds=log_odds)
@@ -155,7 +156,8 @@ def _strongest(named: list[Signal], total: float) -> list[Signal]:
     rest = kept[_MOST:]
     kept = kept[:_MOST]
     left = total - math.fsum(signal.log_odds for signal in kept)
-    if rest or not kept:
+    # Also what no signal of the worst block speaks for, while habits of the account are named.
+    if rest or not kept or abs(left) > _ROUNDING:
         count = float(len(rest) or len(named))
         kept.append(
             Signal(

@@ -565,7 +565,7 @@ class Judge:
         if not summary.rates:
             return None
         population, rate = self._strongest(account), summary.rate
-        if rate > self._rungs[0]:
+        if rate > self._rungs[0] or rate >= 1.0:  # 1: no evidence, of which nothing could be said
             return None
         scopes = {"api_key": identity.api_key, "org": identity.org, "ip": identity.ip}
         return Verdict(

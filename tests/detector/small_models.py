@@ -2,7 +2,8 @@
 
 A block's score is its first feature, rounded up to whole numbers from -3 to 6. An account's own
 log-odds are the mean of its scores, in steps of a quarter; its evidence is the mean of that, of the
-same of linked accounts, and of accounts that send alike. Vectors are scored by their distance from customers' alone.
+same of linked accounts, and of the same of accounts that send alike. Vectors are scored by their
+distance from customers' alone.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from detector.blocks import Identity
 from detector.evidence import TextEvidence
 from detector.explanation import Like, explain_blocks, explain_text
-from detector.score import shipped
+from detector.score import ACCOUNT_COLUMNS, AccountModel, Linear, shipped
 from features import NAMES
 from responders.decisions import Signal
+from tests.detector.small_models import models as small_models
 from tests.detector.small_models import sketch, text_block
 
 MODELS = shipped()
@@ -56,6 +58,7 @@ def test_base_and_signals_add_up_to_the_evidence(seed: int) -> None:
         assert [s.log_odds for s in signals] == sorted((s.log_odds for s in signals), reverse=True)
         names |= {signal.name for signal in signals}
     assert names > {"history.requests", "links.identity", "links.template", "links.alike"}
+    assert names > {"history.constancy", "links.company", "links.together"}
     assert "requests.other" in names
 
 
@@ -80,6 +83,22 @@ def test_a_signal_says_its_value_and_what_customers_like_it_show() -> None:
             elif signal.name == "history.requests":
                 assert signal.value == round(2.0 ** texts.seen(3)[3])
                 assert signal.typical == ((64.0, 64.0) if own_range else (0.0, 0.0))
+
+
+def test_what_no_signal_of_the_worst_block_speaks_for_is_not_lost() -> None:
+    """Scores add to the evidence, no feature to the worst block's score, and a habit is named."""
+    columns = np.array([ACCOUNT_COLUMNS.index("mean"), ACCOUNT_COLUMNS.index(f"habit.{NAMES[0]}")])
+    small = small_models().text
+    models = replace(
+        small, accounts=(AccountModel("own", columns, Linear(-1.0, np.ones(2), np.zeros(2))),)
+    )
+    seen = np.zeros(len(ACCOUNT_COLUMNS))
+    seen[columns] = 2.5, 4.0
+    best = np.full(len(NAMES), -9.0, np.float32)  # below every step of the block model
+    base, signals = explain_text(models, seen, best, NOBODY)
+    adds = {s.name: s.log_odds for s in signals if s.log_odds}
+    assert adds == pytest.approx({NAMES[0]: 4.0, "requests.other": 2.5})
+    assert base + math.fsum(adds.values()) == pytest.approx(models.odds(seen)) == 5.5
 
 
 def test_who_is_suspected_is_no_customer_like_it() -> None:

@@ -478,13 +478,28 @@ def test_a_decision_says_why() -> None:
     assert decision.reason.technique == "AML.T0024.002"
     assert decision.evidence is not None
     assert decision.evidence.e_value > 100.0
-    signal = decision.evidence.signals[0]
-    assert signal.typical == (-3.0, 0.0)
-    assert signal.value == 5.5
-    assert signal.weight == 1.0
-    assert signal.text in decision.reason.text
+    # Base -3, and of the evidence of 6 a third for each model's column; equals go by name.
+    adds = {s.name: s for s in decision.evidence.signals if s.log_odds}
+    assert list(adds) == ["links.alike", "links.identity", NAMES[0]]
+    for signal in adds.values():
+        assert signal.log_odds == pytest.approx(3.0)
+        assert signal.weight == pytest.approx(1 / 3)
+    assert adds[NAMES[0]].typical == (-3.0, 0.0)
+    assert adds[NAMES[0]].value == 5.5
+    first, second = decision.evidence.signals[:2]
+    assert decision.reason.text.endswith(f": {first.text}, {second.text}")
     assert decision.evidence.log_odds == 6.0
     assert decision.evidence.counted is False
+
+
+def test_without_any_evidence_there_is_no_decision_however_wide_the_first_rung() -> None:
+    policy = settings().policy
+    all_watched = policy.ladder[0].model_copy(update={"false_per_1000_week": 1000.0})
+    wide = policy.model_copy(update={"ladder": (all_watched, *policy.ladder[1:])})
+    one = Judge(settings().model_copy(update={"policy": wide}), models=MODELS)
+    quiet = [text_block("quiet", 1.0, score=-3.0), text_block("loud", 2.0, score=1.0, seq=1)]
+    one.blocks(0, quiet, START + 3.0)
+    assert [d.value for d in one.advance().decisions] == ["loud"]
 
 
 def test_what_a_decision_rests_on_adds_up() -> None:
@@ -637,7 +652,7 @@ def test_a_small_baseline_is_in_shadow_and_says_what_it_needs(
 def suspicious(i: int, customers: int) -> Block:
     """One that a few in 100 customers are like."""
     seq = customers + i
-    return text_block(f"suspect-{i}", 50.0 + i, score=3.0, seq=seq, sketch=sketch(900 + i))
+    return text_block(f"suspect-{i}", 50.0 + i, score=2.0, seq=seq, sketch=sketch(900 + i))
 
 
 def with_share(max_false_share: float) -> Settings:

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from features.base import Array
 from features.kernels import OPENS_UP, hash_bytes, read_text
 from features.signs import ARTICLE, FUNCTION, PAIRS, SIGNS, WORDS, word_hash
 from tests.features.signs_in_python import (
@@ -172,7 +173,7 @@ def test_the_tables_hash_is_the_kernels() -> None:
         assert word_hash(word) == int(hash_bytes(data, 0, len(data)))
 
 
-def entries(table: np.ndarray) -> dict[int, int]:  # type: ignore[type-arg]
+def entries(table: Array) -> dict[int, int]:
     taken = table[table[:, 0] != 0]
     return {int(key): int(bits) for key, bits in taken}
 
@@ -203,7 +204,7 @@ def test_entries_are_words_as_the_kernel_reads_them() -> None:
 
 
 @pytest.mark.parametrize("table", [WORDS, PAIRS])
-def test_a_lookup_ends_soon(table: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_a_lookup_ends_soon(table: Array) -> None:
     """Half of the places are free, and no entry is far from its own."""
     size = len(table)
     assert size & (size - 1) == 0
