@@ -191,8 +191,9 @@ class TextEvidence:
         if score > table["best_score"][row] or block.index == 0:
             table["best_score"][row] = score
             table["best"][row] = features
-        mean = self.history(row).mean
-        own = max(self.models.own_odds(x) for x in self._rows(row))
+        rows = self._rows(row)
+        mean = float(rows[0][0])
+        own = max(self.models.own_odds(x) for x in rows)
         table["own"][row] = own
         table["own_top"][row] = max(table["own_top"][row], own)
         before = int(table["mean"][row]) if table["scored"][row] else 0
@@ -563,15 +564,16 @@ class TextEvidence:
         table = self._table
         sketch = np.empty(SKETCH_DIMS, np.int8)
         joint = np.empty(SKETCH_DIMS + len(NAMES), np.int8)
-        counts = self._counts(np.array([row]))
+        first = table["first_sketch"][row]
+        blocks = int(table["sketches"][row])
         direct(
-            table["first_sketch"][row],
+            first,
             table["rest_sketch"][row],
-            counts[0][0],
+            max(blocks + bool(first.any()), 1),
             self._centre,
             table["first_features"][row],
             table["rest_features"][row],
-            counts[1][0],
+            max(blocks + int(table["firsts"][row]), 1),
             self.models.centre,
             self.models.scale,
             sketch,

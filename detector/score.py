@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -118,7 +119,7 @@ class AccountModel:
     columns: NDArray[np.int64]
     model: Trees | Linear
 
-    @property
+    @cached_property
     def alone(self) -> bool:
         """Whether it looks at nothing but the account itself."""
         return bool(self.columns.max() < len(OWN_COLUMNS))
@@ -164,14 +165,17 @@ class TextModels:
     accounts: tuple[AccountModel, ...]
     about: Mapping[str, Any]
 
+    @cached_property
+    def _alone(self) -> tuple[AccountModel, ...]:
+        return tuple(model for model in self.accounts if model.alone)
+
     def own_odds(self, x: NDArray[np.float64]) -> float:
         """Mean log-odds of the models that see nothing but the account itself.
 
         Args:
             x: float64 (len(ACCOUNT_COLUMNS),); the columns of others are not read.
         """
-        odds = [model.log_odds(x) for model in self.accounts if model.alone]
-        return sum(odds) / len(odds)
+        return sum(model.log_odds(x) for model in self._alone) / len(self._alone)
 
     def odds(self, x: NDArray[np.float64]) -> float:
         """Mean log-odds of all account models of a row, float64 (len(ACCOUNT_COLUMNS),)."""
