@@ -37,6 +37,7 @@ class FalseShare:
         self._rates: dict[str, float] = {}
         self._sorted: np.ndarray[tuple[int], np.dtype[np.float64]] | None = None
         self._today = -1
+        self._found: tuple[object, list[float]] = (None, [])
 
     @staticmethod
     def day(time: float) -> int:
@@ -73,6 +74,9 @@ class FalseShare:
             self._forget(day)
         if self._share >= 1.0:
             return list(rates)
+        of = (tuple(rates), self.accounts)
+        if self._sorted is not None and self._found[0] == of:
+            return list(self._found[1])
         if self._sorted is None:
             self._sorted = np.sort(np.fromiter(self._rates.values(), np.float64, len(self._rates)))
         reached = self._sorted
@@ -83,6 +87,7 @@ class FalseShare:
             passing = int(np.searchsorted(reached, rate, side="right"))
             good = np.flatnonzero(reached[:passing] <= fair[:passing])
             limits.append(min(rate, float(fair[good[-1]])) if len(good) else 0.0)
+        self._found = (of, list(limits))
         return limits
 
     def _forget(self, day: int) -> None:

@@ -212,6 +212,7 @@ class NeighbourIndex:
         size = max(expected, _SMALLEST)
         self._directions = np.zeros((size, width), np.int8)
         self._codes = np.zeros((_WORDS, size), np.uint64)
+        self._everybody = np.ones(size, np.bool_)
         self._apart = np.zeros(size, np.uint16)  # to work in
 
     def __len__(self) -> int:
@@ -270,7 +271,7 @@ class NeighbourIndex:
             query = self[query]
         used = self._used
         if eligible is None:
-            eligible = np.ones(used, np.bool_)
+            eligible = self._everybody
         elif len(eligible) < used:
             raise ValueError(f"{len(eligible)} eligible flags for {used} rows")
         rows = np.empty(count, np.int64)
@@ -299,6 +300,7 @@ class NeighbourIndex:
             codes = np.zeros((_WORDS, size), np.uint64)
             codes[:, : self._used] = self._codes[:, : self._used]
             self._directions, self._codes = directions, codes
+            self._everybody = np.ones(size, np.bool_)
             self._apart = np.zeros(size, np.uint16)
         self._used = max(self._used, rows)
 

@@ -25,7 +25,6 @@ __all__ = ["MOST", "STEP", "Adwin", "Refresh", "Version"]
 
 MOST: Final = 0.5  # log-odds
 STEP: Final = 0.1  # log-odds a day
-_LEAST: Final = 0.05  # log-odds: what moves less is left alone
 _ENOUGH: Final = 500  # account-weeks from which a quantile is taken
 _WINDOW: Final = 4096
 _CLOCK: Final = 32  # values between looks for a change, as in River
@@ -119,11 +118,12 @@ class Refresh:
         self._day = day
         if self.held is not None or len(self._tops) < _ENOUGH:
             return None
-        wanted = self._wanted()
-        shift = self.active.shift
-        shift += min(max(wanted - shift, -STEP), STEP)
-        if abs(shift - self.active.shift) < _LEAST:
+        away = self._wanted() - self.active.shift
+        # Up only where chance explains nothing; down, to the reference, by the estimate alone.
+        steps = round(away / STEP)
+        if not steps or (steps > 0 and not self._excess()):
             return None
+        shift = STEP * (round(self.active.shift / STEP) + (1 if steps > 0 else -1))
         why = "customers' log-odds rose" if shift > self.active.shift else "they fell back"
         if self._drifted:
             why += "; their stream changed"
@@ -178,17 +178,19 @@ class Refresh:
         self._drifted = state["drifted"]
 
     def _wanted(self) -> float:
-        """How far up the customers' quantile lies, as far as chance does not explain it."""
+        """How far above the bar the customers' quantile lies, within bounds, in whole steps."""
+        ordered = sorted(self._tops)
+        above = ordered[int(_QUANTILE * len(ordered))] - self._bar
+        return STEP * round(min(max(above, 0.0), MOST) / STEP)
+
+    def _excess(self) -> bool:
+        """Whether more weeks pass the bar than chance explains (Bernstein's inequality)."""
         passed = self._adwin.values
         nominal = 1.0 - _QUANTILE
-        excess = math.fsum(passed) / len(passed) - nominal
-        # Bernstein's inequality for the share of so many weeks (as in ADWIN's cut).
         log = math.log(2.0 / _DELTA)
-        chance = math.sqrt(2.0 * nominal * (1.0 - nominal) * log / len(passed))
-        if excess <= chance + 2.0 * log / (3.0 * len(passed)):
-            return 0.0
-        ordered = sorted(self._tops)
-        return min(max(ordered[int(_QUANTILE * len(ordered))] - self._bar, 0.0), MOST)
+        chance = math.sqrt(2.0 * nominal * _QUANTILE * log / len(passed))
+        chance += 2.0 * log / (3.0 * len(passed))
+        return math.fsum(passed) / len(passed) - nominal > chance
 
     def _begin(self, shift: float, tick: int, time: float, why: str) -> Version:
         self._made += 1

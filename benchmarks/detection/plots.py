@@ -18,6 +18,8 @@ __all__ = ["draw"]
 _OURS: Final = "#1b6ca8"
 _OTHERS: Final = "#b0b0b0"
 _THIEF: Final = "#c0392b"
+_SPAN_H: Final = 168.0
+_HIGHEST: Final = 6.5  # of the evidence drawn
 _NOMINAL: Final = 1.0  # false enforcements per 1,000 customers a week
 
 
@@ -44,14 +46,15 @@ def _save(figure: Any, out: Path, name: str) -> Path:
 
 def _detectors(study: Study) -> Any:
     """Mean over rows at the two matched rates, with intervals."""
-    rates = sorted({one.nominal for one in study.matched}, reverse=True)
-    strict = [one for one in study.matched if one.nominal == rates[-1]]
+    matched = [one for one in study.matched if not one.as_published]  # those keep no rate
+    rates = sorted({one.nominal for one in matched}, reverse=True)
+    strict = [one for one in matched if one.nominal == rates[-1]]
     names = [o.found.name for o in sorted(strict, key=lambda o: o.found.rows_mean.estimate)]
     figure, axes = plt.subplots(
         1, len(rates), figsize=(5.0 * len(rates), 0.4 * len(names) + 1.4), sharey=True
     )
     for axis, rate in zip(axes if len(rates) > 1 else [axes], rates, strict=True):
-        at = {one.found.name: one.found.rows_mean for one in study.matched if one.nominal == rate}
+        at = {one.found.name: one.found.rows_mean for one in matched if one.nominal == rate}
         for i, name in enumerate(names):
             share = at[name]
             axis.barh(i, share.estimate, color=_OURS if name == "velvetrope" else _OTHERS)
@@ -66,18 +69,16 @@ def _detectors(study: Study) -> Any:
 def _promise(study: Study) -> Any:
     """Realised false alarms against the nominal rate."""
     figure, axis = plt.subplots(figsize=(6.0, 3.6))
+    shares = sorted({one.thieves for one in study.pooled})
     for own, shift, colour in ((False, -0.1, _OURS), (True, 0.1, _THIEF)):
-        for i, one in enumerate(o for o in study.pooled if o.own_baseline == own):
-            share = one.found.false.share
-            axis.plot([i + shift] * 2, [1000 * share.low, 1000 * share.high], color=colour)
-            axis.plot(
-                i + shift,
-                1000 * share.estimate,
-                "o",
-                color=colour,
-                label=("own baseline" if own else "shipped reference") if i == 0 else None,
-            )
-    shares = [one.thieves for one in study.pooled if not one.own_baseline]
+        label = "own baseline" if own else "shipped reference"
+        for one in study.pooled:
+            if one.own_baseline != own:
+                continue
+            share, x = one.found.false.share, shares.index(one.thieves) + shift
+            axis.plot([x, x], [1000 * share.low, 1000 * share.high], color=colour)
+            axis.plot(x, 1000 * share.estimate, "o", color=colour, label=label)
+            label = "_"  # named once
     axis.axhline(_NOMINAL, color="black", linewidth=0.8, linestyle="--")
     axis.set_xticks(range(len(shares)), [f"{100 * share:g} %" for share in shares])
     axis.set_xlabel("thieves among the week's accounts")
@@ -104,16 +105,18 @@ def _rows(study: Study) -> Any:
 
 def _evidence(curves: list[Curve]) -> Any:
     """-log10 of the false-alarm rate over hours, one account a kind."""
-    figure, axes = plt.subplots(1, 2, figsize=(11.0, 4.0), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(11.0, 4.0), sharex=True, sharey=True)
     for axis, harvesting in zip(axes, (False, True), strict=True):
         for curve in curves:
             if curve.harvesting != harvesting or not curve.points:
                 continue
-            hours = [max(hour, 0.05) for hour, _ in curve.points]
-            level = [-math.log10(rate) for _, rate in curve.points]
+            points = [*curve.points, (_SPAN_H, curve.points[-1][1])]
+            hours = [max(hour, 0.05) for hour, _ in points]
+            level = [min(-math.log10(rate), _HIGHEST) for _, rate in points]
             axis.step(hours, level, where="post", label=curve.group, linewidth=1)
         axis.axhline(3.0, color="black", linewidth=0.8, linestyle="--")
         axis.set_xscale("log")
+        axis.set_ylim(-0.1, _HIGHEST)
         axis.set_xlabel("hours since the first request")
         axis.set_title("harvesting accounts" if harvesting else "customers")
         if axis.get_legend_handles_labels()[0]:

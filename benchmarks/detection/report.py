@@ -20,9 +20,13 @@ class Pooled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Matched(msgspec.Struct, frozen=True, kw_only=True):
-    """A detector at a threshold that `nominal` of the calibrating customers pass."""
+    """A detector at a threshold that `nominal` of the calibrating customers pass.
+
+    `as_published`: at the threshold that its publication would set instead.
+    """
 
     found: Detection
+    as_published: bool
     nominal: float
     calibrated_on: int
 

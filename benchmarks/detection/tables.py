@@ -46,7 +46,8 @@ def _of_text(report: Report) -> Iterator[Table]:
         "Text: thieves who know that they are watched",
         "Rotating thieves leave an account after as many requests as ordinary campaigns of their "
         f"row had when they were enforced. Warmed accounts and poisoners take {found.slow_weeks} "
-        "weeks, the others one. Without natural harvesting.",
+        "weeks, the others one; what they sent honestly counts as requests before. Without natural "
+        "harvesting.",
         found.forms,
     )
     yield _rows("Text: the same by row", "Natural harvesting too.", found.rows)

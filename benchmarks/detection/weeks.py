@@ -10,7 +10,6 @@ of `detector.runners.pipeline.Pipeline`.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
@@ -37,14 +36,14 @@ from detector.partition import partition_of
 from detector.runners.outcomes import Outcomes
 from detector.settings import Settings as Program
 
-__all__ = ["NEVER", "Judged", "Measured", "Request", "calibrated", "evidence_by_hour", "judged"]
+__all__ = ["NEVER", "Judged", "Measured", "Request", "calibrated", "evidence_over_time", "judged"]
 __all__ += ["in_shadow", "keeping", "measured"]
 
 Floats = NDArray[np.float64]
 
-NEVER: Final = math.inf
+NEVER: Final = float("inf")
 _BATCH: Final = 5000
-_HOUR: Final = 3600.0
+_STEP_S: Final = 900.0  # between two looks at the evidence over time
 # Files beside the composer, by how their names begin, that a measured week does not depend on.
 _JUDGING: Final = (
     "baselines",
@@ -242,22 +241,22 @@ def in_shadow(baseline: Baseline, models: Models, kind: str) -> str:
     return str(about.get("own_in_shadow", {}).get("needs", ""))
 
 
-def evidence_by_hour(
+def evidence_over_time(
     week: Measured, models: Models, accounts: Sequence[str]
 ) -> dict[str, list[tuple[float, float]]]:
     """For each account, (hours since its first request, false-alarm rate) after each change."""
     judge = Judge(Program(), models=models)
-    start = min(float(week.served(name)[0]) for name in week.times)
-    hours = math.ceil((max(week.watermarks) - start) / _HOUR) + 1
     at = [0] * len(week.partitions)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in accounts}
-    for hour in range(1, hours + 1):
-        until = start + hour * _HOUR
+    first = {name: float(week.served(name)[0]) for name in accounts}
+    until = min(float(week.served(name)[0]) for name in week.times)
+    while until < max(week.watermarks):
+        until += _STEP_S
         for number, blocks in enumerate(week.partitions):
-            first = at[number]
+            start = at[number]
             while at[number] < len(blocks) and blocks[at[number]].time <= until:
                 at[number] += 1
-            judge.blocks(number, blocks[first : at[number]], until)
+            judge.blocks(number, blocks[start : at[number]], until)
         judge.advance()
         summaries = dict(judge.accounts())
         for name, series in found.items():
@@ -265,7 +264,7 @@ def evidence_by_hour(
                 continue
             rate = min(summaries[name].rates.values(), default=1.0)
             if not series or series[-1][1] != rate:
-                series.append(((until - float(week.served(name)[0])) / _HOUR, rate))
+                series.append((max(until - first[name], 0.0) / 3600.0, rate))
     return found
 
 
