@@ -58,7 +58,8 @@ def one(
 def features_of(given: dict[str, NDArray[Any]], row: int) -> NDArray[np.float64]:
     """Mean features from the middle, in scales, none further than 3."""
     mean = (given["first_features"][row] + given["rest_features"][row]) / given["blocks"][row]
-    return np.clip((mean - MIDDLE) / SCALE, -3.0, 3.0)
+    found: NDArray[np.float64] = np.clip((mean - MIDDLE) / SCALE, -3.0, 3.0)
+    return found
 
 
 @settings(deadline=None, max_examples=50)
