@@ -261,9 +261,10 @@ class PartitionMeasure:
             row=np.array(rows, dtype=np.int32),
             ts=np.array([event.ts for event in events], dtype=np.float64),
             latency=np.array([event.latency_ms or 0.0 for event in events]) / 1000.0,
-            answer=np.fromiter(
-                (event.output_tokens or 0.0 for event in events), np.float32, count=n
-            ),
+            answer=np.minimum(
+                np.fromiter((event.output_tokens or 0.0 for event in events), np.float64, count=n),
+                _MAX_FLOAT32,
+            ).astype(np.float32),
             opens_up=opens_up,
             data=np.frombuffer(b"".join(pieces), dtype=np.uint8),
             lo=hi - sizes,

@@ -53,6 +53,8 @@ def random_log(seed: int, size: int, accounts: int = 4) -> list[Event]:
         output = None
         if kind == "text":
             content = " ".join(rng.choices(vocabulary, k=rng.randrange(30)))
+            opening = rng.choice(("", "Explain ", "Why ", "And my ", "Step by step, the of "))
+            content = opening + content + rng.choice(("", "?"))
         elif kind == "vector":
             width = widths[a] if rng.random() < 0.9 else rng.randrange(200)
             content = [rng.gauss(0.0, 1.0) for _ in range(width)]
@@ -73,6 +75,8 @@ def random_log(seed: int, size: int, accounts: int = 4) -> list[Event]:
                 model=rng.choice(("small", "large")),
                 links=rng.choice((None, {"payment": "p1"})),
                 output=output,
+                output_tokens=rng.choice((None, 0.0, 7.0, 500.0)),
+                params=rng.choice((None, {}, {"temperature": 1.0}, {"logprobs": True}, {"n": 4})),
             )
         )
     return log

@@ -281,6 +281,66 @@ def test_features_are_those_of_the_blocks_own_events() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("params", "opens"),
+    [
+        (None, False),
+        ({}, False),
+        ({"temperature": 0.0, "max_tokens": 9}, False),
+        ({"logprobs": True}, True),
+        ({"logprobs": 5}, True),
+        ({"logprobs": False}, False),
+        ({"logprobs": None, "top_logprobs": None, "logit_bias": None, "n": None}, False),
+        ({"top_logprobs": 3}, True),
+        ({"logit_bias": {"50256": -100}}, True),
+        ({"logit_bias": {}}, False),
+        ({"n": 2}, True),
+        ({"n": 1}, False),
+        ({"n": True}, False),
+        ({"n": "many"}, False),
+    ],
+)
+@pytest.mark.parametrize("content", ["xyzzy", [1.0, 2.0], None], ids=["text", "vector", "none"])
+def test_what_a_request_asks_by_its_parameters(content: Any, params: Any, opens: bool) -> None:
+    plain = burst(6, input=content)
+    asking = [event("a", 6.0 + i, content, params=params) for i in range(2)]
+    (first, *_) = measure(plain + asking)
+    assert feature(first, "elicitation.opens_up") == 0.25 * opens
+    refused = [event("a", 8.0 + i, content, params=params, status=429) for i in range(2)]
+    assert feature(measure(plain + refused)[-1], "elicitation.opens_up") == 0.0
+
+
+def test_signs_of_words_and_of_parameters_add_up() -> None:
+    log = burst(8, input="Explain my cat?", params={"n": 3})
+    (first, *_) = measure(log)
+    for sign in ("instructs", "personal", "asks", "opens_up"):
+        assert feature(first, f"elicitation.{sign}") == 1.0
+    for sign in ("refers_back", "reasons", "generates", "probes"):
+        assert feature(first, f"elicitation.{sign}") == 0.0
+    # The next block in the same row begins without them.
+    after = of("a", measure(burst(32, input="Explain?", params={"n": 3}) + burst(32, at=32.0)))[-1]
+    assert [feature(after, f"elicitation.{name}") for name in ("asks", "opens_up")] == [0.0, 0.0]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ([None] * 8, 0.0),
+        ([0.0] * 8, 0.0),
+        ([99.0] * 8, np.log1p(99.0)),
+        ([99.0, None] * 4, np.log1p(99.0)),
+        ([9.0, 99.0] * 4, (np.log1p(9.0) + np.log1p(99.0)) / 2),
+        ([-5.0] * 8, 0.0),
+        ([1e300] * 8, np.log1p(1e9)),  # past all float32
+    ],
+)
+def test_the_length_of_answers(tokens: list[float | None], expected: float) -> None:
+    log = [event("a", float(i), output_tokens=count) for i, count in enumerate(tokens)]
+    (first, *_) = measure(log)
+    assert feature(first, "elicitation.answer_length") == pytest.approx(expected, rel=1e-6)
+
+
 def test_refused_requests_are_counted_and_enter_no_block() -> None:
     log = [
         event("a", i, f"text {i}" if i % 3 else "refused", status=200 if i % 3 else 429)
