@@ -66,7 +66,7 @@ def test_campaigns_are_those_that_stand_at_the_end(tmp_path: Path) -> None:
     log.write_bytes(events("a", 10) + events("b", 20, 2000.0) + events("c", 1) + events("d", 1))
     pipeline = FakePipeline()
     for account in "abc":
-        pipeline.judge.campaigns.watch(account, ["payment:1"], [])
+        pipeline.judge.campaigns.watch(account, {"link:payment:1": 1})
     out = tmp_path / "out"
     replay(Inputs([log]), out, pipeline, NATIVE)
     (campaign,) = lines(out / "campaigns.jsonl")
