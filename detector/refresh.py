@@ -48,21 +48,21 @@ class Adwin:
     """The longest newest stretch of a stream in [0, 1] whose parts have the same mean.
 
     Every split is looked at (ADWIN0), which the exponential histogram of ADWIN2 approximates; the
-    values are few and are kept, so that a checkpoint can hold them.
+    values are few and are kept.
     """
 
     def __init__(self) -> None:
         self.values: list[float] = []
-        self._since_look = 0
+        self.since_look = 0  # values
 
     def add(self, value: float) -> bool:
-        """Take a value that float32 holds; whether the stretch was cut."""
+        """Take a value; whether the stretch was cut."""
         self.values.append(value)
         del self.values[:-_WINDOW]
-        self._since_look += 1
-        if self._since_look < _CLOCK:
+        self.since_look += 1
+        if self.since_look < _CLOCK:
             return False
-        self._since_look = 0
+        self.since_look = 0
         cut = False
         while True:
             at = _change(np.array(self.values))
@@ -70,15 +70,6 @@ class Adwin:
                 return cut
             del self.values[:at]
             cut = True
-
-    def export(self) -> dict[str, Any]:
-        """Everything, as builtins."""
-        return {"values": np.array(self.values, np.float32), "since_look": self._since_look}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take in what `export` gave."""
-        self.values = [float(value) for value in state["values"]]
-        self._since_look = state["since_look"]
 
 
 class Refresh:
@@ -160,20 +151,21 @@ class Refresh:
             "versions": [msgspec.to_builtins(version) for version in self.versions],
             "held": self.held,
             "made": self._made,
-            "adwin": self._adwin.export(),
+            "since_look": self._adwin.since_look,
             "tops": np.array(self._tops, np.float32),
             "day": self._day,
             "drifted": self._drifted,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take in what `export` gave; of another reference, only its customers' weeks."""
+        """Take in what `export` gave; of another reference's, only the customers' weeks."""
         self._made = state["made"]
         versions = [msgspec.convert(version, Version) for version in state["versions"]]
         if versions[0].name == self._name:
             self.versions, self.held, self.active = versions, state["held"], versions[-1]
-        self._adwin.restore(state["adwin"])
         self._tops = [float(top) for top in state["tops"]]
+        self._adwin.values = [float(top >= self._bar) for top in self._tops]
+        self._adwin.since_look = state["since_look"]
         self._day = state["day"]
         self._drifted = state["drifted"]
 
