@@ -39,7 +39,8 @@ __all__ = ["AccountSummary", "Judge", "Judgement", "Models", "versions_in"]
 _VERSION: Final = 2
 _POPULATION: Final = 1  # version of a baseline's populations
 _WATCH_RATE: Final = 1e-2  # evidence that 1 % of customers reach: linked into campaigns from here
-_SUSPECT_RATE: Final = 1e-3  # from here an account teaches no vector population
+_SUSPECT_RATE: Final = 1e-3  # from here an account is nobody to compare customers with
+_TRIM_RATE: Final = 1e-2  # from here an account teaches no vector population
 _ALIKE_COSINE: Final = 0.5
 _ALIKE_MOST: Final = 8
 _BAR_ACCOUNTS: Final = 100  # customers from which their own 95 % quantile is trusted
@@ -547,7 +548,7 @@ class Judge:
             if rate <= _WATCH_RATE:
                 links = dict.fromkeys([*link_keys(block.identity), *client_keys(block.identity)])
                 self.campaigns.watch(block.account, links, time=block.time, events=served)
-            if rate <= _SUSPECT_RATE:
+            if rate <= _TRIM_RATE:
                 evidence.suspect(block.account)
         evidence.learn(block)
         return rate

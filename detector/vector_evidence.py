@@ -6,12 +6,18 @@ import math
 from typing import Any, Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from detector.blocks import Block
+from detector.vector_alike import Alike, squashed
+from detector.vector_kernels import FEATURES
 from detector.vector_model import VectorModel
 from detector.vectors import VectorPopulation
 
 __all__ = ["VectorEvidence"]
+
+Floats = NDArray[np.float64]
 
 _SCORES_KEPT: Final = 512
 
@@ -27,6 +33,11 @@ class _History(msgspec.Struct):
     suspected: bool = False
     signals: list[tuple[str, float, float, float, float, str]] = []
     best: float = -math.inf
+    # Sum over blocks of squashed standardised features; of the first block, which revisions
+    # replace, apart.
+    total: list[float] = []
+    first_total: list[float] = []
+    blocks: int = 0
 
 
 class VectorEvidence:
@@ -37,6 +48,7 @@ class VectorEvidence:
         self._restart_s = restart_s
         self.population = VectorPopulation(dims, model)
         self._histories: dict[str, _History] = {}
+        self._alike = Alike()
 
     @property
     def evidence(self) -> list[float]:
@@ -54,20 +66,40 @@ class VectorEvidence:
             history = _History(history.start + weeks * self._restart_s, block.events - block.n, [])
             self._histories[block.account] = history
         score = self.population.score(block)
-        if score is not None:
+        standard = self.population.standardise(block)
+        if score is not None and standard is not None:
+            place = squashed(standard)
             if block.index == 0 and history.first:
                 history.scores[0] = score
             else:
                 history.first = history.first or (block.index == 0 and not history.scores)
                 history.scores.append(score)
                 del history.scores[:-_SCORES_KEPT]
+                history.blocks += 1
+            if block.index == 0:
+                history.first_total = place.tolist()
+            else:
+                total = place if not history.total else place + np.array(history.total)
+                history.total = total.tolist()
             events = block.events - history.events_before
-            odds = self._model.account_log_odds(history.scores, events)
+            mean = math.fsum(history.scores) / len(history.scores)
+            self._alike.put(block.account, self._place(history), mean, block.time)
+            alike = self._alike.mean_of(block.account)
+            odds = self._model.account_log_odds(history.scores, events, alike)
             history.evidence = max(history.evidence, odds)
             if score > history.best:
                 history.best = score
                 history.signals = self.population.signals(block)
         return score
+
+    @staticmethod
+    def _place(history: _History) -> Floats:
+        """Mean over the account's blocks (F,)."""
+        total = np.zeros(len(FEATURES))
+        for part in (history.first_total, history.total):
+            if part:
+                total += np.array(part)
+        return total / history.blocks
 
     def learn(self, block: Block) -> None:
         """Take the block of an unsuspected account into the population."""
@@ -93,12 +125,14 @@ class VectorEvidence:
         """Everything, as builtins."""
         return {
             "population": self.population.export(),
+            "alike": self._alike.export(),
             "histories": {name: msgspec.to_builtins(h) for name, h in self._histories.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take in what `export` gave."""
         self.population = VectorPopulation.restore(state["population"], self._model)
+        self._alike.restore(state["alike"])
         self._histories = {
             name: msgspec.convert(history, _History) for name, history in state["histories"].items()
         }

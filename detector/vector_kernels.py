@@ -14,14 +14,17 @@ from numba import njit
 from numpy.typing import NDArray
 
 __all__ = [
+    "CLASS_FIGURES",
     "FEATURES",
     "TAIL_CAP",
     "block_features",
     "cholesky",
     "confidence_odds",
     "expectations",
+    "nearest_mean",
     "normal_scores",
     "squared_distances",
+    "whitened",
     "within_class_covariance",
 ]
 
@@ -53,7 +56,10 @@ FEATURES: Final = (
     "energy_centred",
     "class_energy_centred",
     "confidence",
+    "border",
+    "kernel_margin",
 )
+CLASS_FIGURES: Final = 7  # columns of `expectations`
 
 TAIL_CAP: Final = 6.0  # how far a score may run past the last rank, in scales of the dimension
 _NEIGHBOURS: Final = 8
@@ -149,6 +155,34 @@ def cholesky(matrix: Floats, ridge: float) -> Floats:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
+def nearest_mean(vectors: Floats, values: Floats, used: int, own: int, count: int) -> float:
+    """Mean of `values` (N,) over the `count` rows of `vectors` (N, F) nearest to row `own`, itself
+    left out, among the first `used`; of equally near ones the first."""
+    width = vectors.shape[1]
+    near = np.full(count, _BIG)
+    at = np.full(count, -1, dtype=np.int64)
+    for j in range(used):
+        if j == own:
+            continue
+        gap = 0.0
+        for k in range(width):
+            step = vectors[j, k] - vectors[own, k]
+            gap += step * step
+        if gap < near[count - 1]:
+            q = count - 1
+            while q > 0 and near[q - 1] > gap:
+                near[q] = near[q - 1]
+                at[q] = at[q - 1]
+                q -= 1
+            near[q] = gap
+            at[q] = j
+    total = 0.0
+    for q in range(count):
+        total += values[at[q]]
+    return total / count
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _residual(
     x: Floats, mean: Floats, covariance: Floats, factor: Floats, solved: Floats
 ) -> tuple[float, ...]:
@@ -206,6 +240,61 @@ def confidence_odds(confidence: float) -> float:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
+def whitened(rows: Floats, factor: Floats) -> Floats:
+    """`rows` (n, d) in the coordinates in which the covariance of `factor` is the identity."""
+    n, d = rows.shape
+    out = np.empty((n, d))
+    for i in range(n):
+        for a in range(d):
+            total = rows[i, a]
+            for b in range(a):
+                total -= factor[a, b] * out[i, b]
+            out[i, a] = total / factor[a, a]
+    return out
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _border(white: Floats, code: int, class_means: Floats) -> float:
+    """Signed distance of a whitened row (d,) to the linear discriminant between its class and the
+    nearest other one, among whitened `class_means` (classes + 1, d); negative beyond it."""
+    d = white.shape[0]
+    own = 0.0
+    for k in range(d):
+        own += (white[k] - class_means[code, k]) ** 2
+    best = _BIG
+    for c in range(class_means.shape[0] - 1):
+        if c == code:
+            continue
+        other = 0.0
+        apart = 1e-9
+        for k in range(d):
+            other += (white[k] - class_means[c, k]) ** 2
+            apart += (class_means[code, k] - class_means[c, k]) ** 2
+        best = min(best, 0.5 * (other - own) / np.sqrt(apart))
+    return best if best < _BIG else 0.0
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _kernel_margin(gaps: Floats, usable: NDArray[np.bool_], codes: Ints, code: int, h: float):  # type: ignore[no-untyped-def]
+    """Log-odds of class `code` by votes of all rows at squared distances `gaps` (m,), each of
+    the weight (h / (h + gap))^4."""
+    same = 0.0
+    other = 0.0
+    for j in range(gaps.shape[0]):
+        if not usable[j] or gaps[j] <= _SAME:
+            continue
+        vote = h / (h + gaps[j])
+        vote *= vote
+        vote *= vote
+        if codes[j] == code:
+            same += vote
+        else:
+            other += vote
+    floor = 0.02 * (same + other) + 1e-12
+    return np.log((same + floor) / (other + floor))
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _median(values: Floats, count: int) -> float:
     if count == 0:
         return 0.0
@@ -232,10 +321,11 @@ def block_features(
     factor: Floats,
     covariance_all: Floats,  # (d, d) of all
     factor_all: Floats,
-    expected: Floats,  # (classes + 1, 5): see `expectations`
+    expected: Floats,  # (classes + 1, CLASS_FIGURES): see `expectations`
     share: Floats,  # (classes,) of the reservoir
     confidences: Floats,  # (n,) the model's, NaN where it is not logged
     expected_confidence: Floats,  # (classes + 1,) mean log-odds of the reservoir's
+    class_means: Floats,  # (classes + 1, d) `means`, whitened by `factor`
 ) -> Floats:
     """The features named in `FEATURES`, free of the dimension; NaN where the log does not say.
 
@@ -260,6 +350,7 @@ def block_features(
     trace = max(trace, 1e-9)
     trace_all = max(trace_all, 1e-9)
 
+    inside = whitened(scores, factor)
     white = np.empty((n, d))
     class_white = np.empty((n, d))
     third = np.empty(n)
@@ -345,6 +436,10 @@ def block_features(
             for q in range(_NEIGHBOURS):
                 agree += near_code[q] == code
             out[3] += agree / _NEIGHBOURS - expected[code, 2]
+            out[23] += _border(inside[i], code, class_means) - expected[code, 5]
+            out[24] += (
+                _kernel_margin(distances[i], usable, known_codes, code, near[2]) - expected[code, 6]
+            )
             out[14] += close_same / close_same_n - expected[code, 4]
             wide, narrow, aligned = _residual(
                 scores[i], means[code], covariance, factor, class_white[labelled - 1]
@@ -363,7 +458,7 @@ def block_features(
         out[f] /= n
     if labelled > 0:
         out[1] = _median(third_same, labelled)
-    for f in (3, 4, 8, 9, 10, 14):
+    for f in (3, 4, 8, 9, 10, 14, 23, 24):
         out[f] = out[f] / labelled if labelled > 0 else np.nan
     if labelled == 0:
         for f in (1, 12, 17, 18, 21):
@@ -455,20 +550,28 @@ def block_features(
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
 def expectations(
-    distances: Floats, codes: Ints, owner: Ints, classes: int, bandwidth: float
+    distances: Floats,
+    codes: Ints,
+    owner: Ints,
+    classes: int,
+    bandwidth: float,
+    inside: Floats,
+    class_means: Floats,
 ) -> Floats:
-    """What the first rows of the reservoir give against other accounts' rows (classes + 1, 5).
+    """What the first rows of the reservoir give against other accounts' rows (classes + 1, 7).
 
     Columns: log third-neighbour distance (median over all; mean within the class), the same
     within the class, share of eight neighbours with the row's class, log of third-nearest same
-    over third-nearest other, mean similarity (to the class; in the last row to all). Classes of
-    few rows lean on the mean over classes by the weight of five rows.
+    over third-nearest other, mean similarity (to the class; in the last row to all), distance of
+    the whitened rows `inside` (n, d) to the border of their class, and log-odds of their class by
+    votes of all rows. Classes of few rows lean on the mean over classes by the weight of five rows.
     """
     n, m = distances.shape
-    out = np.zeros((classes + 1, 5))
+    out = np.zeros((classes + 1, CLASS_FIGURES))
     third = np.empty(n)
     thirds = 0
-    counts = np.zeros((classes + 1, 5))
+    counts = np.zeros((classes + 1, CLASS_FIGURES))
+    others = np.empty(m, dtype=np.bool_)
     near = np.empty(_NEIGHBOURS)
     near_code = np.empty(_NEIGHBOURS, dtype=np.int64)
     same3 = np.empty(3)
@@ -484,7 +587,8 @@ def expectations(
         close_same = 0.0
         close_same_n = 0
         for j in range(m):
-            if owner[j] == owner[i]:
+            others[j] = owner[j] != owner[i]
+            if not others[j]:
                 continue
             gap = distances[i, j]
             like = bandwidth / (bandwidth + gap)
@@ -536,13 +640,17 @@ def expectations(
             agree += near_code[q] == code
         out[code, 2] += agree / _NEIGHBOURS
         counts[code, 2] += 1.0
+        out[code, 5] += _border(inside[i], code, class_means)
+        counts[code, 5] += 1.0
+        out[code, 6] += _kernel_margin(distances[i], others, codes, code, near[2])
+        counts[code, 6] += 1.0
         if close_same_n > 0:
             out[code, 4] += close_same / close_same_n
             counts[code, 4] += 1.0
     out[classes, 0] = _median(third, thirds)
     if counts[classes, 4] > 0:
         out[classes, 4] /= counts[classes, 4]
-    for f in range(1, 5):
+    for f in range(1, CLASS_FIGURES):
         total = 0.0
         count = 0.0
         for c in range(classes):

@@ -35,12 +35,14 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-FORMAT: Final = "velvetrope vector model 2"
+FORMAT: Final = "velvetrope vector model 3"
 SIZE_CLASSES: Final = 3
 _TREE_ARRAYS: Final = ("feature", "threshold", "left", "right", "value", "root")
 _BLOCK_MODELS: Final = ("labelled", "unlabelled")
 _SHAPES: Final[Mapping[str, tuple[int | None, ...]]] = {
     "account": (6,),
+    "alike": (7,),
+    "own_bar": (1,),
     "typical_middle": (SIZE_CLASSES, len(FEATURES)),
     "typical_spread": (SIZE_CLASSES, len(FEATURES)),
     "reference": (None,),
@@ -60,6 +62,8 @@ LABEL_FEATURES: Final = frozenset(
         "label_changes",
         "class_energy_centred",
         "confidence",
+        "border",
+        "kernel_margin",
     }
 )
 
@@ -87,6 +91,8 @@ PLAIN_WORDS: Final[Mapping[str, str]] = {
     "class_energy_centred": "the same within an answer",
     "confidence": "how sure the model is of its answers",
     "label_changes": "how often the answer changes from one request to the next",
+    "border": "how deep its inputs lie inside of the region of their answer",
+    "kernel_margin": "how clearly other customers' inputs nearby speak for the answer",
 }
 
 
@@ -116,6 +122,8 @@ class VectorModel:
     labelled: Trees  # on standardised features (F,)
     unlabelled: Trees  # the same, which never looks at label features
     account: Floats  # (5 + 1,) weights of `account_inputs`, then the intercept
+    alike: Floats  # (6 + 1,) the same with the mean score of the accounts most like it
+    own_bar: Floats  # (1,) log-odds by `account` from which accounts like it count
     typical_middle: Floats  # (3, F) by size class: medians of customers' features elsewhere
     typical_spread: Floats  # (3, F) interquartile range / 1.349
     reference: Floats  # sorted: the highest log-odds in a week of each simulated customer
@@ -136,14 +144,23 @@ class VectorModel:
         """Median and spread (F,) of customers' blocks of a size class elsewhere."""
         return self.typical_middle[size], self.typical_spread[size]
 
-    def account_log_odds(self, block_scores: Sequence[float], events: int) -> float:
+    def account_log_odds(
+        self, block_scores: Sequence[float], events: int, alike: float | None = None
+    ) -> float:
         """Log-odds that an account harvests, from its blocks' scores and its events so far.
 
-        An account's evidence is the running maximum of this. Raises ValueError without scores.
+        `alike` is the mean score of the accounts that are most like it, where there are enough of
+        them. It counts only for an account whose own blocks pass `own_bar`, so that nobody is
+        convicted by company, and only against it: who steals alone has no company. An account's
+        evidence is the running maximum of this. Raises ValueError without scores.
         """
-        return math.fsum(self.account[:-1] * account_inputs(block_scores, events)) + float(
-            self.account[-1]
-        )
+        inputs = account_inputs(block_scores, events)
+        own = math.fsum(self.account[:-1] * inputs) + float(self.account[-1])
+        if alike is None or own < self.own_bar[0]:
+            return own
+        seen = np.append(inputs, alike)
+        company = math.fsum(self.alike[:-1] * seen) + float(self.alike[-1])
+        return max(own, 0.5 * (own + company))
 
     def quantile(self, q: float) -> float:
         """Evidence below which a share `q` of the reference's customers stays in a week."""
@@ -167,6 +184,8 @@ class VectorModel:
                 file,
                 **trees,
                 account=self.account,
+                alike=self.alike,
+                own_bar=self.own_bar,
                 typical_middle=self.typical_middle,
                 typical_spread=self.typical_spread,
                 reference=self.reference,

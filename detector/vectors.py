@@ -53,7 +53,7 @@ _MIN_CLASS_ROWS: Final = 6
 _MAX_CLASSES: Final = 256
 _LABEL_BYTES: Final = 64
 _PRIOR_BLOCKS: Final = 8.0  # weight of the shipped scale, in blocks of the log
-_STATE_VERSION: Final = 1
+_STATE_VERSION: Final = 2
 _KEY: Final = b"velvetrope vectors 1"
 
 
@@ -157,6 +157,7 @@ class _Frame:
         )
         self.factor_all = kernels.cholesky(self.covariance_all, _ridge(self.covariance_all))
         self.factor = kernels.cholesky(self.covariance, _ridge(self.covariance))
+        self.class_means = kernels.whitened(self.means, self.factor)
 
     def _confidences(self) -> None:
         """Mean log-odds of the model's confidence, by class; few rows lean on the mean of all."""
@@ -179,7 +180,13 @@ class _Frame:
         distances = kernels.squared_distances(probes, self.by_dimension)
         self.bandwidth = max(float(np.median(distances)), 1e-6)
         self.expected = kernels.expectations(
-            distances, self.codes, owner, len(self.code), self.bandwidth
+            distances,
+            self.codes,
+            owner,
+            len(self.code),
+            self.bandwidth,
+            kernels.whitened(probes, self.factor),
+            self.class_means,
         )
 
 
@@ -261,6 +268,7 @@ class VectorPopulation:
             frame.share,
             confidences,
             frame.confidence,
+            frame.class_means,
         )
         # Only spares `observe` the work of `score`: emptied whenever the answer would change.
         if len(self._measured) >= 1024:
@@ -457,17 +465,17 @@ class VectorPopulation:
             len(references), len(FEATURES)
         )
         prior_middle, prior_spread = self.model.typical(size)
-        middle, spread = prior_middle.copy(), prior_spread.copy()
-        for f in range(len(FEATURES)):
-            values = table[:, f]
-            values = values[np.isfinite(values)]
-            if len(values) < 4:
-                continue
-            low, half, high = np.percentile(values, (25.0, 50.0, 75.0))
-            weight = len(values) / (len(values) + _PRIOR_BLOCKS)
-            middle[f] = weight * half + (1.0 - weight) * prior_middle[f]
-            own = max((high - low) / 1.349, 0.2 * prior_spread[f])
-            spread[f] = own**weight * prior_spread[f] ** (1.0 - weight)
+        ordered = np.sort(table, axis=0)  # NaN last
+        known = np.isfinite(table).sum(axis=0)
+        low, half, high = (_quantiles(ordered, known, q) for q in (0.25, 0.5, 0.75))
+        weight = np.where(known >= 4, known / (known + _PRIOR_BLOCKS), 0.0)
+        middle = np.where(known >= 4, weight * half + (1.0 - weight) * prior_middle, prior_middle)
+        own = np.maximum((high - low) / 1.349, 0.2 * prior_spread)
+        spread = np.where(
+            known >= 4,
+            np.exp(weight * np.log(own) + (1.0 - weight) * np.log(prior_spread)),
+            prior_spread,
+        )
         return middle, spread
 
     def _scale_for(self, size: int) -> tuple[Floats, Floats] | None:
@@ -547,6 +555,16 @@ def _capped(hours: list[int], most: int, enough: int) -> list[bool]:
         left[hour] -= 1
         kept.append(left[hour] >= 0)
     return kept
+
+
+def _quantiles(ordered: Floats, known: NDArray[np.int64], q: float) -> Floats:
+    """Linear quantile of the first `known` rows of each sorted column (N, F); 0 without any."""
+    at = q * np.maximum(known - 1, 0)
+    below = at.astype(np.int64)
+    above = np.minimum(below + 1, np.maximum(known - 1, 0))
+    columns = np.arange(ordered.shape[1])
+    first, second = ordered[below, columns], ordered[above, columns]
+    return np.where(known > 0, first + (at - below) * (second - first), 0.0)
 
 
 def _distinct(block: Block) -> tuple[NDArray[np.float32], list[str], Floats]:

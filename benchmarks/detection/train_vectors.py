@@ -28,11 +28,12 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks.detection import vectors
 from benchmarks.detection.drawings import drawings
-from benchmarks.detection.sources import Split, load
+from benchmarks.detection.sources import SPLITS, Split, load
 from benchmarks.detection.vectors import VectorTraffic
 from detector.baseline import Reference
 from detector.blocks import BLOCK_EVENTS, FIRST_BLOCK_REVISIONS, Block, Identity
 from detector.trees import Trees
+from detector.vector_alike import Alike, squashed
 from detector.vector_evidence import VectorEvidence
 from detector.vector_kernels import FEATURES
 from detector.vector_model import (
@@ -48,9 +49,14 @@ Floats = NDArray[np.float64]
 
 WEEK_S = 604_800.0
 IDLE_S = 21_600.0
-SHARES = (0.02, 0.09, 0.23, 0.35)  # thieves among a week's accounts, in turn
+SHARES = (0.02, 0.05, 0.12, 0.25)  # thieves among a week's accounts, in turn
 TAUGHT = 0.4  # the same in weeks that teach: many campaigns, more than ever are there
 RATE = 1e-3
+TRIM_RATE = 1e-2  # from here an account teaches no population, as in the judge
+_ROUNDS = 120
+_ALL_UNTIL = 6
+_THEN_EVERY = 4
+_OWN_BAR = 0.9  # quantile of customers' own log-odds in a week from which company counts
 _LABEL = np.array([name in LABEL_FEATURES for name in FEATURES])
 
 
@@ -142,24 +148,25 @@ class Job:
     seed: int
     data: Path
     customers: int
+    thieves: float = TAUGHT  # share of the accounts
     only: tuple[str, ...] = ("letter", "magic")
-    made_up: int = 3
+    made_up: int = 4
     drawn: int = 0
 
 
 def weeks(job: Job) -> list[Week]:
     """The job's populations."""
     warnings.filterwarnings("ignore")
-    rng = np.random.default_rng([job.seed, ("train", "calibrate", "test").index(job.split)])
+    rng = np.random.default_rng([job.seed, SPLITS.index(job.split), 77])
     sources = load(job.data, job.split)
     known = {name: sources.vectors[name] for name in job.only}
     known |= {name: drawings(rng, name) for name in (f"drawings-{i}" for i in range(job.drawn))}
     sources = replace(sources, vectors=known)
-    share = TAUGHT if job.split == "train" else SHARES[job.seed % len(SHARES)]
-    thieves = round(job.customers * share / (1.0 - share))
+    thieves = round(job.customers * job.thieves / (1.0 - job.thieves))
     traffic: dict[str, list[tuple[str, Label, VectorTraffic]]] = defaultdict(list)
     for number, part in enumerate(vectors.week(sources, rng, job.customers, thieves, job.made_up)):
-        label = Label(part.group, part.harvesting)
+        covered = " + own traffic" if part.traits.get("cover") else ""
+        label = Label(part.group + covered, part.harvesting)
         for i, one in enumerate(part.traffic):
             if len(one.x):
                 traffic[part.model].append((f"a{number}-{i}", label, one))
@@ -194,31 +201,41 @@ def _without_confidence(block: Block) -> Block:
     return Block(**{**values, "confidences": b""})
 
 
+def _patience(rng: np.random.Generator, harvesting: bool) -> int:
+    """Scored blocks after which an account leaves the population: most thieves at once, as soon
+    as a detector would see them, some later, some never."""
+    if not harvesting:
+        return 1 << 30
+    luck = rng.random()
+    if luck < 0.65:
+        return 1
+    return int(rng.integers(2, 8)) if luck < 0.85 else 1 << 30
+
+
 def collect(week: Week, model: VectorModel, seed: int) -> Collected:
-    """Measure a week while thieves leave the population after one to seven blocks, some never:
-    as good as a detector that is not there yet might be."""
+    """Measure a week while thieves leave the population; of an account's seventh and later blocks
+    every fourth."""
     rng = np.random.default_rng(seed)
     population = VectorPopulation(week.dims, model)
     patience = {
-        name: int(rng.integers(1, 8)) if label.harvesting and rng.random() > 0.2 else 1 << 30
-        for name, label in sorted(week.labels.items())
+        name: _patience(rng, label.harvesting) for name, label in sorted(week.labels.items())
     }
-    gone: set[str] = set()
+    seen = dict.fromkeys(week.labels, 0)
     rows = []
-    # Half of the logs have the model's confidence.
-    blocks = [_without_confidence(b) for b in week.blocks] if seed % 2 else week.blocks
-    for block in blocks:
+    for whole in week.blocks:
+        if whole.index >= _ALL_UNTIL and whole.index % _THEN_EVERY:
+            continue
+        # Half of the logs have the model's confidence.
+        block = _without_confidence(whole) if seed % 2 else whole
         standard = population.standardise(block)
         features = population.measure(block)
         if standard is not None and features is not None:
             rows.append((block, features, standard))
-        if block.account in gone:
-            continue
-        if patience[block.account] <= block.index:
-            gone.add(block.account)
-            population.trim({block.account})
-            continue
-        population.observe(block)
+            seen[block.account] += 1
+            if seen[block.account] == patience[block.account]:
+                population.trim({block.account})
+        if seen[block.account] < patience[block.account]:
+            population.observe(block)
     labels = [week.labels[block.account] for block, _, _ in rows]
     width = len(FEATURES)
     return Collected(
@@ -242,6 +259,8 @@ def blank() -> VectorModel:
         silent,
         silent,
         np.zeros(6),
+        np.zeros(7),
+        np.zeros(1),
         np.zeros((SIZE_CLASSES, n)),
         np.ones((SIZE_CLASSES, n)),
         np.zeros(1),
@@ -277,14 +296,15 @@ def block_model(x: Floats, y: NDArray[np.bool_], weight: Floats) -> HistGradient
         min_samples_leaf=100,
         l2_regularization=50.0,
         learning_rate=0.08,
-        max_iter=400,
+        max_iter=_ROUNDS,
         early_stopping=False,
         random_state=0,
     ).fit(x, y, _balanced(y, weight))
 
 
 def _balanced(y: NDArray[np.bool_], weight: Floats) -> Floats:
-    return weight * np.where(y, 1.0 / weight[y].sum(), 1.0 / weight[~y].sum()) * (len(y) / 2.0)
+    level = np.where(y, 1.0 / weight[y].sum(), 1.0 / weight[~y].sum())
+    return np.asarray(weight * level * (len(y) / 2.0))
 
 
 def _per_account(collected: Sequence[Collected], power: float) -> Floats:
@@ -323,7 +343,7 @@ def train(teaching: Sequence[Collected], middle: Floats, spread: Floats) -> Vect
     fitted[1] = Trees(
         stretch * fitted[1].bias + shift, {**arrays, "value": stretch * arrays["value"]}
     )
-    rows, answers, row_weight, keep = [], [], [], []
+    rows, answers, row_weight, keep, customers = [], [], [], [], []
     for out in scores:
         at = 0
         for one in teaching:
@@ -332,25 +352,47 @@ def train(teaching: Sequence[Collected], middle: Floats, spread: Floats) -> Vect
         answers.append(y)
         keep.append(counts)
         row_weight.append(_per_account(teaching, 1.0))
-    kept = np.concatenate(keep)
+    seen = np.concatenate(rows)
+    kept = np.concatenate(keep) & np.isfinite(seen).all(axis=1)
     harvests = np.concatenate(answers)[kept]
-    linear = LogisticRegression(C=1.0, max_iter=2000).fit(
-        np.concatenate(rows)[kept],
-        harvests,
-        _balanced(harvests, np.concatenate(row_weight)[kept]),
+    weights = _balanced(harvests, np.concatenate(row_weight)[kept])
+    account, alike = (
+        np.append(fit.coef_[0], fit.intercept_)
+        for fit in (
+            LogisticRegression(C=1.0, max_iter=2000).fit(seen[kept, :width], harvests, weights)
+            for width in (5, 6)
+        )
     )
-    account = np.append(linear.coef_[0], linear.intercept_)
-    return VectorModel(fitted[0], fitted[1], account, middle, spread, np.zeros(1), {})
+    own = seen[:, :5] @ account[:-1] + account[-1]
+    at = 0
+    for one in teaching:
+        highest: dict[str, float] = {}
+        for i, name in enumerate(one.accounts):
+            if not one.harvesting[i]:
+                highest[name] = max(highest.get(name, -math.inf), float(own[at + i]))
+        at += len(one.accounts)
+        customers += list(highest.values())
+    bar = np.array([np.quantile(customers, _OWN_BAR)])
+    return VectorModel(fitted[0], fitted[1], account, alike, bar, middle, spread, np.zeros(1), {})
 
 
 def _histories(one: Collected, scores: Floats) -> Floats:
-    """Inputs of the account model after every block."""
-    held: dict[str, dict[int, float]] = defaultdict(dict)
+    """Inputs of the account models after every block (B, 6); NaN where nobody is alike yet."""
+    held: dict[str, dict[int, tuple[float, Floats]]] = defaultdict(dict)
+    alike = Alike()
     rows = []
     for i, account in enumerate(one.accounts):
-        held[account][int(one.index[i])] = float(scores[i])
-        rows.append(account_inputs(list(held[account].values()), int(one.events[i])))
-    return np.array(rows).reshape(-1, 5)
+        held[account][int(one.index[i])] = (float(scores[i]), squashed(one.standard[i]))
+        own = [score for score, _ in held[account].values()]
+        place = np.mean([place for _, place in held[account].values()], axis=0)
+        alike.put(account, place, math.fsum(own) / len(own), float(i))
+        company = alike.mean_of(account)
+        rows.append(
+            np.append(
+                account_inputs(own, int(one.events[i])), math.nan if company is None else company
+            )
+        )
+    return np.array(rows).reshape(-1, 6)
 
 
 # -- counting ----------------------------------------------------------------------------------
@@ -373,7 +415,7 @@ def play(week: Week, model: VectorModel, reference: Reference | None) -> dict[st
         found = evidence.of(block.account)
         if block.events in FIRST_BLOCK_REVISIONS:
             early[block.account][block.events] = found
-        if reference is not None and found > -math.inf and reference.rate(found) <= RATE:
+        if reference is not None and found > -math.inf and reference.rate(found) <= TRIM_RATE:
             evidence.suspect(block.account)
         evidence.learn(block)
     return {name: Seen(evidence.of(name), early[name]) for name in week.labels}
@@ -483,8 +525,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="keep composed weeks here")
-    parser.add_argument("--weeks", type=int, default=9, help="of training; the rest follow from it")
-    parser.add_argument("--customers", type=int, default=500, help="a week, over all its models")
+    parser.add_argument("--weeks", type=int, default=4, help="of training; the rest follow from it")
+    parser.add_argument("--customers", type=int, default=1000, help="a week, over all its models")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--transfer", action="store_true", help="also letter to magic and back")
     arguments = parser.parse_args()
@@ -497,7 +539,8 @@ def main() -> None:
                 name = "-".join(str(v) for v in (jobs[0].split, *jobs[0].only, len(jobs)))
                 path = arguments.cache / f"{name}-{jobs[0].customers}-{jobs[0].drawn}.pickle"
                 if path.exists():
-                    return pickle.loads(path.read_bytes())  # written by this very script
+                    kept: list[Week] = pickle.loads(path.read_bytes())  # this very script's
+                    return kept
             found = [week for part in pool.map(weeks, jobs) for week in part]
             if path:
                 path.write_bytes(pickle.dumps(found))
@@ -519,11 +562,16 @@ def main() -> None:
 
         data, n, size = arguments.data, arguments.weeks, arguments.customers
         teaching = compose(*(Job("train", i, data, size) for i in range(n)))
-        calibration = compose(*(Job("calibrate", i, data, size) for i in range(max(n // 2, 2))))
-        tests = compose(*(Job("test", i, data, size) for i in range(n // 4 + 1)))
+        calibration = compose(
+            *(
+                Job("calibrate", i, data, size, thieves=SHARES[i % len(SHARES)])
+                for i in range(max(n, 2))
+            )
+        )
+        tests = compose(*(Job("test", i, data, size, thieves=0.3) for i in range(n // 4 + 1)))
         images = compose(
             *(
-                Job("test", 100 + i, data, 240, only=(), made_up=0, drawn=2)
+                Job("test", 100 + i, data, 400, thieves=0.3, only=(), made_up=0, drawn=2)
                 for i in range(max(n // 2, 2))
             )
         )

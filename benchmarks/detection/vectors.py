@@ -441,13 +441,13 @@ def _active(population: Population, rng: Rng, n: int) -> Matrix:
     """Uncertainty sampling: from a large pool, what a student is least sure of, batch by batch."""
     from sklearn.ensemble import ExtraTreesClassifier
 
-    pool = population.rows(rng, int(rng.integers(2, 6)) * n)[0]
+    pool = population.rows(rng, int(rng.integers(4, 10)) * n)[0]
     if rng.random() < 0.25:
         pool = (pool + rng.normal(0, 0.2, pool.shape) * population.std).astype(np.float32)
         pool = population.rounded(pool)
     first = min(max(n // int(rng.integers(8, 40)), 10), n)
     batch = max(n // int(rng.integers(5, 16)), 10)
-    kernel = rng.random() < 0.5
+    kernel = rng.random() < 0.8
     chosen = list(range(first))
     left = np.arange(first, len(pool))
     while len(chosen) < n:

@@ -35,6 +35,8 @@ def made() -> VectorModel:
         labelled=stump(-1.0, 2.0),
         unlabelled=stump(0.0, 1.0),
         account=np.array([1.0, 0.5, 0.0, 0.0, 0.0, -1.0]),
+        alike=np.array([1.0, 0.5, 0.0, 0.0, 0.0, 2.0, -3.0]),
+        own_bar=np.array([2.0]),
         typical_middle=np.zeros((SIZE_CLASSES, N)),
         typical_spread=np.ones((SIZE_CLASSES, N)),
         reference=np.arange(1000.0),
@@ -55,6 +57,18 @@ def test_an_account_is_judged_by_mean_and_highest() -> None:
     assert made().account_log_odds([1.0, 3.0], 64) == pytest.approx(2.0 + 1.5 - 1.0)
     with pytest.raises(ValueError, match="without a scored block"):
         made().account_log_odds([], 0)
+
+
+def test_company_counts_once_an_account_is_suspicious_by_itself() -> None:
+    model = made()
+    own = model.account_log_odds([1.0, 3.0], 64)
+    assert own == pytest.approx(2.5)
+    with_company = 2.0 + 1.5 + 2.0 * 4.0 - 3.0
+    assert model.account_log_odds([1.0, 3.0], 64, 4.0) == pytest.approx(0.5 * (own + with_company))
+    assert model.account_log_odds([1.0, 3.0], 64, -9.0) == own
+    quiet = model.account_log_odds([1.0, 1.0], 64)
+    assert quiet < 2.0
+    assert model.account_log_odds([1.0, 1.0], 64, 1000.0) == quiet
 
 
 def test_the_quantile_counts_customers() -> None:
@@ -88,12 +102,13 @@ def entries(tmp_path: Path) -> dict[str, np.ndarray]:
         ({"metadata": np.array('{"format": "other"}')}, "format 'other'"),
         ({"metadata": np.array("[")}, "not JSON"),
         (
-            {"metadata": np.array('{"format": "velvetrope vector model 2", "features": []}')},
+            {"metadata": np.array('{"format": "velvetrope vector model 3", "features": []}')},
             "other features",
         ),
         ({"labelled.left": np.array([0, -1, -1])}, "'labelled'"),
         ({"unlabelled.feature": np.array([99, 0, 0])}, "'unlabelled'"),
         ({"account": np.full(6, np.nan)}, "'account'"),
+        ({"alike": np.zeros(6)}, "'alike'"),
         ({"reference": np.array([2.0, 1.0])}, "not sorted"),
         ({"reference": np.zeros(0)}, "empty"),
     ],
