@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -80,6 +81,7 @@ def _differs(table: Table, column: str, row: int, seen: int) -> bool:
     return bool(before and seen and before != seen)
 
 
+@lru_cache(maxsize=1 << 16)
 def _hash(name: str | None) -> int:
     if not name:
         return 0

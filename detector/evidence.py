@@ -23,6 +23,7 @@ from detector.change_points import COLUMNS as CHANGE_COLUMNS
 from detector.change_points import account_changed
 from detector.directions import direct, direct_all
 from detector.explanation import Like
+from detector.histories import ADDED, SEEN, add_block, see_account
 from detector.neighbours import NeighbourIndex, centred
 from detector.score import ACCOUNT_COLUMNS, OTHERS_COLUMNS, OWN_COLUMNS, TextModels
 from detector.state import Column, StateMismatch, Table
@@ -80,6 +81,10 @@ _RESTARTED: Final = (
     *("own", "own_top", "evidence", "best_score"),
     *("since_events_before", "since_sum", "since_squares", "since"),
     *("since_highest", "since_lowest"),
+)
+_DIRECTED: Final = (
+    *("first_sketch", "rest_sketch", "sketches"),
+    *("first_features", "rest_features", "firsts"),
 )
 _FIRST_OTHER: Final = len(OWN_COLUMNS)
 _COMPANY: Final = sum(name.startswith("company_") for name in OTHERS_COLUMNS)
@@ -171,26 +176,22 @@ class TextEvidence:
         table["changed"][row] = True
         table["last_time"][row] = block.time
         table["events"][row] = block.events - table["events_before"][row]
-        sketch = np.frombuffer(block.sketch, np.int8)
-        features = np.frombuffer(block.features, np.float32)
-        if block.index == 0:
-            table["first"][row] = score
-            table["first_sketch"][row] = sketch
-            table["first_features"][row] = features
-            table["firsts"][row] = 1
-        else:
-            table["rest_sum"][row] += score
-            table["rest_squares"][row] += score * score
-            table["rest"][row] += 1
-            table["highest"][row] = max(table["highest"][row], score)
-            table["lowest"][row] = min(table["lowest"][row], score)
-            table["rest_sketch"][row] += sketch
-            table["rest_features"][row] += features
-            table["sketches"][row] += 1
-            self._since_change(row, block, score)
-        if score > table["best_score"][row] or block.index == 0:
-            table["best_score"][row] = score
-            table["best"][row] = features
+        links = link_keys(block.identity)
+        first = block.index == 0
+        changed = False
+        if not first:
+            network = links[-1] if links and links[-1].startswith("net:") else None
+            changed = account_changed(table, row, block, network)
+        add_block(
+            row,
+            first,
+            changed,
+            block.events - block.n,
+            score,
+            np.frombuffer(block.sketch, np.int8),
+            np.frombuffer(block.features, np.float32),
+            *self._table.some(ADDED),
+        )
         rows = self._rows(row)
         mean = float(rows[0][0])
         own = max(self.models.own_odds(x) for x in rows)
@@ -202,7 +203,7 @@ class TextEvidence:
             self._planes[key][0] += after - before
         table["mean"][row] = after
         table["scored"][row] = True
-        self._join(row, after, block)
+        self._join(row, after, links, block)
         self._recentre(block.time)
         self._direct(row)
         return row
@@ -219,35 +220,12 @@ class TextEvidence:
             highest, lowest = max(highest, first), min(lowest, first)
         return _history(total, squares, count, highest, lowest, int(table["events"][row]))
 
-    def row(self, row: int, history: History | None = None) -> NDArray[np.float64]:
+    def row(self, row: int) -> NDArray[np.float64]:
         """What the account models see of an account, float64 (len(ACCOUNT_COLUMNS),).
 
         The columns of others are 0: `others` fills them.
-
-        Args:
-            row: the account's.
-            history: of some of its blocks; all since its evidence began if None.
         """
-        table = self._table
-        history = history or self.history(row)
-        total = table["first_sketch"][row].astype(np.int64) + table["rest_sketch"][row]
-        count = int(table["sketches"][row]) + int(table["first_sketch"][row].any())
-        constancy = 1.0
-        if count > 1:
-            norm2 = int(np.dot(total, total)) / (127.0 * 127.0)
-            constancy = (norm2 - count) / (count * (count - 1.0))
-        x = np.zeros(len(ACCOUNT_COLUMNS))
-        x[: _HABITS.start] = (
-            history.mean,
-            history.highest,
-            history.lowest,
-            math.log2(max(history.events, 1)),
-            history.deviation,
-            constancy,
-        )
-        blocks = int(table["sketches"][row]) + int(table["firsts"][row])
-        x[_HABITS] = (table["first_features"][row] + table["rest_features"][row]) / blocks
-        return x
+        return self._rows(row)[0]
 
     def others(self, row: int, mean: float) -> NDArray[np.float64]:
         """What the accounts around one show, itself left out: as OTHERS_COLUMNS names it, float64.
@@ -425,38 +403,17 @@ class TextEvidence:
     def _rows(self, row: int) -> list[NDArray[np.float64]]:
         """What is judged: the whole week, and the part of it since the account changed."""
         table = self._table
-        rows = [self.row(row)]
-        count = int(table["since"][row])
-        if count > 1:  # one strange block makes no other customer
-            before = int(table["since_events_before"][row] - table["events_before"][row])
-            since = _history(
-                float(table["since_sum"][row]),
-                float(table["since_squares"][row]),
-                count,
-                float(table["since_highest"][row]),
-                float(table["since_lowest"][row]),
-                int(table["events"][row]) - before,
-            )
-            rows.append(self.row(row, since))
-        return rows
-
-    def _since_change(self, row: int, block: Block, score: float) -> None:
-        table = self._table
-        network = next((k for k in link_keys(block.identity) if k.startswith("net:")), None)
-        if account_changed(table, row, block, network):
-            table["since_events_before"][row] = block.events - block.n
-            table["since_sum"][row] = 0.0
-            table["since_squares"][row] = 0.0
-            table["since"][row] = 0
-            table["since_highest"][row] = -math.inf
-            table["since_lowest"][row] = math.inf
-        elif not table["since"][row]:
-            return
-        table["since_sum"][row] += score
-        table["since_squares"][row] += score * score
-        table["since"][row] += 1
-        table["since_highest"][row] = max(table["since_highest"][row], score)
-        table["since_lowest"][row] = min(table["since_lowest"][row], score)
+        events = int(table["events"][row])
+        before = int(table["since_events_before"][row] - table["events_before"][row])
+        out = np.zeros((2, len(ACCOUNT_COLUMNS)))
+        found = see_account(
+            row,
+            math.log2(max(events, 1)),
+            math.log2(max(events - before, 1)),
+            *table.some(SEEN),
+            out,
+        )
+        return [out[0], out[1]][:found]
 
     def _restart(self, row: int, block: Block) -> None:
         # A week is over: what the account did before no longer speaks against it.
@@ -471,16 +428,15 @@ class TextEvidence:
                 table[column.name][row] = column.fill
         self._seen.pop(row, None)
 
-    def _join(self, row: int, mean: int, block: Block) -> None:
+    def _join(self, row: int, mean: int, links: list[str], block: Block) -> None:
         keys = self._keys[row]
-        templates = sum(key.startswith("head:") for key in keys)
-        links = len(keys) - templates
+        linked = self._links[row]
+        templates = len(keys) - len(linked)
         fresh = []
-        for key in link_keys(block.identity):
-            if links < _KEYS_KEPT and key not in keys:
+        for key in links:
+            if key not in linked and len(linked) < _KEYS_KEPT:
                 fresh.append(key)
-                self._links[row].add(key)
-                links += 1
+                linked.add(key)
         for head, _, distinct in block.heads:
             key = f"head:{head}"
             if distinct >= _TEMPLATE_TEXTS and templates < _KEYS_KEPT and key not in keys:
@@ -561,58 +517,36 @@ class TextEvidence:
         self._direct_all()
 
     def _direct(self, row: int) -> None:
-        table = self._table
         sketch = np.empty(SKETCH_DIMS, np.int8)
         joint = np.empty(SKETCH_DIMS + len(NAMES), np.int8)
-        first = table["first_sketch"][row]
-        blocks = int(table["sketches"][row])
-        direct(
-            first,
-            table["rest_sketch"][row],
-            max(blocks + bool(first.any()), 1),
-            self._centre,
-            table["first_features"][row],
-            table["rest_features"][row],
-            max(blocks + int(table["firsts"][row]), 1),
-            self.models.centre,
-            self.models.scale,
-            sketch,
-            joint,
-        )
+        direct(row, *self._placed(), sketch, joint)
         self._alike.put(row, sketch)
         self._company.put(row, joint)
 
     def _direct_all(self) -> None:
-        table, rows = self._table, self._table.rows
-        if rows:
-            sketches = np.empty((rows, SKETCH_DIMS), np.int8)
-            joints = np.empty((rows, SKETCH_DIMS + len(NAMES)), np.int8)
-            counts = self._counts(np.arange(rows))
-            direct_all(
-                table["first_sketch"][:rows],
-                table["rest_sketch"][:rows],
-                counts[0],
-                self._centre,
-                table["first_features"][:rows],
-                table["rest_features"][:rows],
-                counts[1],
-                self.models.centre,
-                self.models.scale,
-                sketches,
-                joints,
-            )
-            self._alike.put_all(sketches)
-            self._company.put_all(joints)
+        rows = self._table.rows
+        sketches = np.empty((rows, SKETCH_DIMS), np.int8)
+        joints = np.empty((rows, SKETCH_DIMS + len(NAMES)), np.int8)
+        direct_all(*self._placed(), sketches, joints)
+        self._alike.put_all(sketches)
+        self._company.put_all(joints)
         self._clean.put_all(centred(self._clean_sketches.astype(np.float32), self._centre))
 
-    def _counts(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Blocks in the rows' sketches, and in their features; at least 1."""
-        table = self._table
-        sketched = table["sketches"][rows] + table["first_sketch"][rows].any(axis=1)
-        blocks = table["sketches"][rows] + table["firsts"][rows]
+    def _placed(self) -> tuple[NDArray[Any], ...]:
+        """What the directions of accounts are made of."""
+        first_sketch, rest_sketch, sketches, first_features, rest_features, firsts = (
+            self._table.some(_DIRECTED)
+        )
         return (
-            np.maximum(sketched, 1).astype(np.int64),
-            np.maximum(blocks, 1).astype(np.int64),
+            first_sketch,
+            rest_sketch,
+            sketches,
+            self._centre,
+            first_features,
+            rest_features,
+            firsts,
+            self.models.centre,
+            self.models.scale,
         )
 
 

@@ -20,7 +20,7 @@ import os
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -38,9 +38,8 @@ from detector.evidence import MIN_EVENTS, TextEvidence
 from detector.judge import Judge
 from detector.measure import PartitionMeasure
 from detector.neighbours import NeighbourIndex, centred
-from detector.score import TextModels
+from detector.score import TextModels, shipped
 from detector.settings import MeasureSettings, Settings
-from detector.trees import Trees
 
 __all__ = ["main"]
 
@@ -54,16 +53,14 @@ _EVIDENCE: Final = "scores and evidence"
 _LINKING: Final = "neighbours and campaigns"
 # What is timed, and which part it belongs to. What one calls of another counts for the other.
 _PARTS: Final[dict[tuple[type, str], str]] = {
-    (TextModels, "row"): _EVIDENCE,
-    (Trees, "log_odds"): _EVIDENCE,
     (TextEvidence, "add"): _EVIDENCE,
     (TextEvidence, "judge"): _EVIDENCE,
     (TextEvidence, "others"): _LINKING,
     (TextEvidence, "watch"): _LINKING,
-    (TextEvidence, "holders"): _LINKING,
+    (NeighbourIndex, "put"): _LINKING,
+    (NeighbourIndex, "nearest"): _LINKING,
     (Campaigns, "passed"): _LINKING,
     (Campaigns, "watch"): _LINKING,
-    (Campaigns, "of"): _LINKING,
 }
 
 
@@ -206,6 +203,8 @@ def of_judge(blocks: Sequence[Sequence[Block]], accounts: int, known: int, minut
     meter = Meter()
     with meter.on(_PARTS):
         whole = sum(_judged(judge, tick, tick[-1].time) for tick in ticks.values())
+    scored = shipped()
+    meter.seconds[_EVIDENCE] += _cpu(lambda: _score(scored, ticks.values()))
     events = sum(block.n for tick in ticks.values() for block in tick)
     hourly = _cpu(lambda: judge.campaigns.advance(at + 2 * _HOUR))
     late = population.block(0, at + 6 * _HOUR, seq)
@@ -263,6 +262,12 @@ def of_index(blocks: Sequence[Sequence[Block]], accounts: int) -> None:
         f" {graph_hits / asked:9.3f} {micros['usearch']:9.0f} {1e6 * built / accounts:9.0f}",
         flush=True,
     )
+
+
+def _score(models: TextModels, ticks: Iterable[Sequence[Block]]) -> None:
+    for tick in ticks:
+        for block in tick:
+            models.block.log_odds(models.row(block))
 
 
 def _judged(judge: Judge, blocks: Sequence[Block], now: float) -> float:
