@@ -26,7 +26,7 @@ SETTINGS = Settings(
         ladder=(
             RungSettings(action="observe", false_per_1000_week=900.0, ttl_s=100.0),
             RungSettings(action="throttle", false_per_1000_week=500.0, ttl_s=300.0),
-        )
+        ),
     ),
 )
 LOG = random_log(3, 4_000, accounts=40)
