@@ -220,12 +220,25 @@ class TextEvidence:
             highest, lowest = max(highest, first), min(lowest, first)
         return _history(total, squares, count, highest, lowest, int(table["events"][row]))
 
-    def row(self, row: int) -> NDArray[np.float64]:
+    def row(self, row: int, history: History | None = None) -> NDArray[np.float64]:
         """What the account models see of an account, float64 (len(ACCOUNT_COLUMNS),).
 
         The columns of others are 0: `others` fills them.
+
+        Args:
+            row: the account's.
+            history: of some of its blocks; all since its evidence began if None.
         """
-        return self._rows(row)[0]
+        x = self._rows(row)[0]
+        if history is not None:
+            x[: _HABITS.start - 1] = (
+                history.mean,
+                history.highest,
+                history.lowest,
+                math.log2(max(history.events, 1)),
+                history.deviation,
+            )
+        return x
 
     def others(self, row: int, mean: float) -> NDArray[np.float64]:
         """What the accounts around one show, itself left out: as OTHERS_COLUMNS names it, float64.
