@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -20,7 +20,12 @@ from detector.cli.options import (
 )
 from detector.cli.replay import FilesArgument, open_inputs, open_progress, the_format
 
+if TYPE_CHECKING:
+    from detector.runners.train import Trained
+
 __all__ = ["register"]
+
+_ENOUGH: Final = 1000  # customers to compare with, from which 1 in 1,000 can be counted
 
 
 def register(app: typer.Typer) -> None:
@@ -100,6 +105,10 @@ def train(
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename or out}: {error.strerror}")
+    _print_trained(made, out)
+
+
+def _print_trained(made: Trained, out: Path) -> None:
     recalled, harvesting = made.caught[True]
     false, customers = made.caught[False]
     print_table(
@@ -118,4 +127,11 @@ def train(
             ("written to", str(out)),
         ],
     )
+    if customers < _ENOUGH:
+        typer.echo(
+            f"With {customers:,} customers to compare with, nobody is rarer than "
+            f"1 in {customers:,}: few are enforced against at 1 in 1,000. Train on {_ENOUGH:,} or more, or keep the "
+            "shipped models.",
+            err=True,
+        )
     typer.echo(f'To use it, set judge.models = "{out}"; to go back, take the setting out again.')
