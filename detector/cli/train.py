@@ -130,8 +130,8 @@ def _print_trained(made: Trained, out: Path) -> None:
     if customers < _ENOUGH:
         typer.echo(
             f"With {customers:,} customers to compare with, nobody is rarer than "
-            f"1 in {customers:,}: few are enforced against at 1 in 1,000. Train on {_ENOUGH:,} or more, or keep the "
-            "shipped models.",
+            f"1 in {customers:,}: few are enforced against at 1 in 1,000. "
+            f"Train on {_ENOUGH:,} or more, or keep the shipped models.",
             err=True,
         )
     typer.echo(f'To use it, set judge.models = "{out}"; to go back, take the setting out again.')
