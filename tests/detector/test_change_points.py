@@ -35,14 +35,19 @@ def block(index: int, score: float, *, topic: float = 0.1, **fields: Any) -> Blo
     )  # fmt: skip
 
 
-def evidence(blocks: list[Block], restart_s: float = WEEK) -> float:
-    """The account's after all of them."""
-    texts = TextEvidence(MODELS, restart_s)
-    found = -math.inf
+def course(blocks: list[Block]) -> list[float]:
+    """The account's evidence after each of them."""
+    texts = TextEvidence(MODELS, WEEK)
+    found = []
     for one in blocks:
         row = texts.add(one, MODELS.block.log_odds(MODELS.row(one)))
-        found = texts.judge(row)
+        found.append(texts.judge(row))
     return found
+
+
+def evidence(blocks: list[Block]) -> float:
+    """The account's after all of them."""
+    return course(blocks)[-1]
 
 
 OWNER = [block(i, QUIET) for i in range(30)]
