@@ -214,7 +214,7 @@ def deployment(broker: Broker, redis_running: RedisServer, name: str) -> Setting
                 RungSettings(action="observe", false_per_1000_week=900.0),
                 RungSettings(action="throttle", false_per_1000_week=600.0),
                 RungSettings(action="block", false_per_1000_week=300.0),
-            )
+            ),
         ),
         kafka=KafkaSettings(
             bootstrap=broker.bootstrap,
