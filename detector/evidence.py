@@ -109,6 +109,7 @@ class TextEvidence:
         restart_s: seconds after which an account's evidence restarts.
         clean: customers of an earlier day, whom accounts are compared with too.
         bar: log-odds of an account's own history above which others count; the models' if None.
+        whole_weeks: keep what each account's last whole week came to, for `week`.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class TextEvidence:
         clean: KindBaseline | None = None,
         *,
         bar: float | None = None,
+        whole_weeks: bool = False,
     ) -> None:
         self.models = models
         self._bar = models.own_bar if bar is None else bar
@@ -132,6 +134,8 @@ class TextEvidence:
         self._company = NeighbourIndex(SKETCH_DIMS + len(NAMES))
         # (own, evidence): the highest of each account's week that ended, until they are taken.
         self.ended: list[tuple[float, float]] = []
+        # row → the same of its last whole week; not stored, as it is of use in one pass only.
+        self._weeks: dict[int, tuple[float, float]] | None = {} if whole_weeks else None
         self._planes: dict[str, list[int]] = {}  # key → [sum of mean scores, accounts]
         self._centre = np.zeros(SKETCH_DIMS, np.float32)
         self._centred_rows = 0
@@ -154,6 +158,15 @@ class TextEvidence:
 
     def __getitem__(self, column: str) -> NDArray[Any]:
         return self._table[column]
+
+    def week(self, row: int) -> tuple[float, float]:
+        """Highest log-odds of an account's own history in a week, and its evidence.
+
+        With `whole_weeks` of the last whole week, where there was one: what a week that has only
+        begun comes to lies lower, and would make a reference that convicts too many.
+        """
+        now = float(self._table["own_top"][row]), float(self._table["evidence"][row])
+        return now if self._weeks is None else self._weeks.get(row, now)
 
     def keys(self, row: int) -> list[str]:
         """What links the account to others: networks, payments, devices, templates."""
@@ -344,10 +357,11 @@ class TextEvidence:
         """
         used = self._table.rows
         scored = np.flatnonzero(self._table["scored"][:used])
-        own = self._table["own_top"][scored]
+        weeks = np.array([self.week(row) for row in scored.tolist()]).reshape(-1, 2)
+        own = weeks[:, 0]
         # The bar lies where it lies for the shipped reference: 5 % of customers pass it.
         bar = float(np.quantile(own, 0.95)) if len(own) else None
-        evidence = self._table["evidence"][scored if bar is None else scored[own >= bar]]
+        evidence = weeks[:, 1] if bar is None else weeks[own >= bar, 1]
         chosen = scored[:: max(1, math.ceil(len(scored) / accounts))]
         means = self._mean_sketches()[chosen]
         sketches = np.clip(np.rint(means), -127, 127).astype(np.int8)
@@ -432,7 +446,10 @@ class TextEvidence:
         # A week is over: what the account did before no longer speaks against it.
         table = self._table
         if table["scored"][row]:
-            self.ended.append((float(table["own_top"][row]), float(table["evidence"][row])))
+            week = float(table["own_top"][row]), float(table["evidence"][row])
+            self.ended.append(week)
+            if self._weeks is not None:
+                self._weeks[row] = week
         weeks = (block.time - table["start"][row]) // self._restart_s
         table["start"][row] += weeks * self._restart_s
         table["events_before"][row] = block.events - block.n

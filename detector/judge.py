@@ -480,7 +480,9 @@ class Judge:
             met = client_keys(block.identity)
             if block.kind == "vector":
                 met += link_keys(block.identity)
-        served = block.events - account.events.get(block.population, 0)
+        before = account.events.get(block.population, 0)
+        # Measure counts from nothing again when it has forgotten the account.
+        served = block.events - (before if before <= block.events else 0)
         self.campaigns.passed(block.time, served, met)
         self._changed.add(block.account)
         if block.index > 0 or block.revision == 0:
@@ -530,7 +532,9 @@ class Judge:
         elif clean is not None and clean.accounts >= _BAR_ACCOUNTS and not self._missing("text"):
             bar = clean.bar
         restart_s = self.settings.judge.evidence_restart_s
-        evidence = TextEvidence(self._models.text, restart_s, clean, bar=bar)
+        evidence = TextEvidence(
+            self._models.text, restart_s, clean, bar=bar, whole_weeks=self._calibrating
+        )
         if self._baseline and self._baseline.centre:
             evidence.start_centre(self._baseline.centre)
         self._texts[population] = evidence
@@ -542,6 +546,8 @@ class Judge:
             evidence = self._vector_evidence(block.population, block.dims)
         score = evidence.take(block)
         rate = None
+        if evidence.of(block.account) == -math.inf:
+            account.rates.pop(block.population, None)  # of a week that is over
         if score is not None:
             account.score = score
             rate = self._vector_reference.rate(evidence.of(block.account))
@@ -554,7 +560,10 @@ class Judge:
         return rate
 
     def _vector_evidence(self, population: str, dims: int) -> VectorEvidence:
-        evidence = VectorEvidence(dims, self._models.vector, self.settings.judge.evidence_restart_s)
+        restart_s = self.settings.judge.evidence_restart_s
+        evidence = VectorEvidence(
+            dims, self._models.vector, restart_s, whole_weeks=self._calibrating
+        )
         known = self._baseline.vectors.get(population) if self._baseline else None
         if known is not None:
             evidence.start_population(unpack("population", _POPULATION, known))
@@ -714,7 +723,7 @@ class Judge:
                 }
             if account.day >= 0:
                 self._false_share.seen(name, account.rate, account.day)
-        self.refresh.restore(state["refresh"])
+        self.refresh.restore(state["refresh"], anew=rescored)
         self._waiting = {
             name: msgspec.convert(identity, Identity) for name, identity in state["waiting"]
         }

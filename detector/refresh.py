@@ -157,9 +157,17 @@ class Refresh:
             "drifted": self._drifted,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take in what `export` gave; of another reference's, only the customers' weeks."""
+    def restore(self, state: dict[str, Any], *, anew: bool = False) -> None:
+        """Take in what `export` gave; of another reference's, only the customers' weeks.
+
+        Args:
+            state: from `export`.
+            anew: log-odds are other models' now: only the day and the names used are kept.
+        """
         self._made = state["made"]
+        if anew:
+            self._day = state["day"]
+            return
         versions = [msgspec.convert(version, Version) for version in state["versions"]]
         if versions[0].name == self._name:
             self.versions, self.held, self.active = versions, state["held"], versions[-1]
@@ -196,7 +204,7 @@ class Refresh:
         )
         self.versions.append(self.active)
         # The first is what the name stands for.
-        del self.versions[1 : len(self.versions) - _VERSIONS_KEPT]
+        del self.versions[1 : max(1, len(self.versions) - _VERSIONS_KEPT + 1)]
         return self.active
 
 

@@ -147,13 +147,10 @@ def train(
 
 def evidence_of(week: Week, models: TextModels) -> dict[str, tuple[float, float]]:
     """A week through the evidence: account → highest log-odds of its own history, evidence."""
-    evidence = TextEvidence(models, WEEK_S)
+    evidence = TextEvidence(models, WEEK_S, whole_weeks=True)
     for block, features in zip(week.blocks, week.matrix(models.used), strict=True):
         evidence.judge(evidence.add(block, models.block.log_odds(features)))
-    return {
-        account: (float(evidence["own_top"][row]), float(evidence["evidence"][row]))
-        for account, row in evidence.accounts.items()
-    }
+    return {account: evidence.week(row) for account, row in evidence.accounts.items()}
 
 
 def caught(models: TextModels, weeks: Sequence[Week], rate: float) -> dict[bool, tuple[int, int]]:

@@ -41,19 +41,31 @@ class _History(msgspec.Struct):
 
 
 class VectorEvidence:
-    """The accounts of one vector population."""
+    """The accounts of one vector population.
 
-    def __init__(self, dims: int, model: VectorModel, restart_s: float) -> None:
+    Args:
+        dims: of its vectors.
+        model: what was learned elsewhere.
+        restart_s: seconds after which an account's evidence restarts.
+        whole_weeks: `evidence` is of each account's last whole week, where there was one.
+    """
+
+    def __init__(
+        self, dims: int, model: VectorModel, restart_s: float, *, whole_weeks: bool = False
+    ) -> None:
         self._model = model
         self._restart_s = restart_s
         self.population = VectorPopulation(dims, model)
         self._histories: dict[str, _History] = {}
         self._alike = Alike()
+        # Account → evidence of its last whole week; not stored, as it is of use in one pass only.
+        self._weeks: dict[str, float] | None = {} if whole_weeks else None
 
     @property
     def evidence(self) -> list[float]:
-        """Highest evidence of every account with a scored block."""
-        return [h.evidence for h in self._histories.values() if h.scores]
+        """Highest evidence in a week of every account with a scored block."""
+        now = {name: h.evidence for name, h in self._histories.items() if h.scores}
+        return list((now if self._weeks is None else now | self._weeks).values())
 
     def take(self, block: Block) -> float | None:
         """Judge a block: its log-odds, or None when it cannot be said. The evidence moves."""
@@ -63,6 +75,8 @@ class VectorEvidence:
             self._histories[block.account] = history
         elif block.time >= history.start + self._restart_s:
             weeks = (block.time - history.start) // self._restart_s
+            if self._weeks is not None and history.scores:
+                self._weeks[block.account] = history.evidence
             history = _History(history.start + weeks * self._restart_s, block.events - block.n, [])
             self._histories[block.account] = history
         score = self.population.score(block)

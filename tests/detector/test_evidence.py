@@ -533,6 +533,22 @@ def test_a_baseline_keeps_customers_without_their_names(tmp_path: Path) -> None:
     assert b"account" not in file.read_bytes().replace(b'"accounts"', b"")
 
 
+def test_a_baseline_is_of_whole_weeks_where_there_are_some() -> None:
+    """Of what a week that has only begun came to, thresholds would lie too low."""
+    evidence = fresh(whole_weeks=True)
+    for i in range(20):
+        take(evidence, text_block(f"c{i}", float(i)), 3.0)
+        take(evidence, text_block(f"c{i}", WEEK + i, index=1), -3.0)
+    take(evidence, text_block("late", WEEK + 99.0), 2.0)
+    kind, _ = evidence.clean(100)
+    assert evidence.week(0)[0] == 3.0
+    assert evidence.week(20)[0] == 2.0
+    assert kind.accounts == 21
+    assert kind.bar == 3.0
+    assert len(kind.evidence) == 20  # of the week that has begun nobody has any
+    assert kind.evidence[-1] == 3.0
+
+
 def test_customers_of_the_baseline_count_as_accounts_that_send_alike() -> None:
     before = fresh()
     for i in range(20):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from detector.blocks import Block, Identity
 from detector.judge import Judge, Judgement
+from detector.rhythm import ring
 from detector.settings import JudgeSettings, MeasureSettings, Settings
 from detector.state import StateMismatch, unpack
 from features import NAMES
@@ -534,6 +536,43 @@ def test_an_account_in_several_populations_pays_for_its_chances() -> None:
     assert found.rates == {"text": alone, "code": alone}
 
 
+def test_an_account_that_measure_forgot_counts_from_nothing_again() -> None:
+    one = judge()
+    blocks = [
+        text_block("a", 0.0, index=9, seq=0),
+        text_block("a", 3 * WEEK, index=0, seq=1),
+    ]
+    one.blocks(0, blocks, START + 4 * WEEK)
+    one.advance()
+    hours = ring(one.campaigns.export()["traffic"][1])
+    assert (hours.min(), hours.max()) == (0, 32)
+    assert dict(one.accounts())["a"].events == {"text": 32}
+
+
+def test_evidence_of_a_week_that_is_over_decides_nothing() -> None:
+    """Also where the new week's first block cannot be judged, as one of copies."""
+    rows = np.random.default_rng(5)
+    one = judge()
+    blocks = [
+        vector_block(f"c{i}", float(i), rows=rows.normal(size=(32, 4)), seq=i) for i in range(40)
+    ]
+    far = 9.0 * rows.normal(size=(32, 4))
+    blocks.append(vector_block("thief", 50.0, rows=far, seq=40))
+    one.blocks(0, blocks, START + 60.0)
+    one.advance()
+    assert dict(one.accounts())["thief"].rate < 0.01
+    copies = vector_block(
+        "thief", WEEK + 60.0, rows=np.repeat(far[:1], 32, axis=0), index=1, seq=41
+    )
+    texts = text_block("thief", WEEK + 90.0, score=2.0, seq=42)
+    one.blocks(0, [copies, texts], START + WEEK + 100.0)
+    (decision,) = one.advance().decisions[-1:]
+    assert set(dict(one.accounts())["thief"].rates) == {"text"}
+    assert decision.evidence is not None
+    assert decision.evidence.log_odds is not None
+    assert math.isfinite(decision.evidence.log_odds)
+
+
 def test_three_linked_suspects_are_a_campaign() -> None:
     one = judge()
     identity = Identity(links={"payment": "p"})
@@ -797,3 +836,15 @@ def test_of_commands_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) ->
     for i in range(6):
         one.command(clear(None, f"c{i}"))
     assert unpack("judge", 2, one.export())["commanded"] == ["c3", "c4", "c5"]
+
+
+def test_other_models_begin_the_references_versions_anew() -> None:
+    before, _ = following(rising=True)
+    assert before.promise()["refreshed"]["log_odds_above_the_reference"] > 0.0
+    others = replace(MODELS, text=replace(MODELS.text, name="other"))
+    full = before.export()
+    after = Judge.restore(settings(evidence_restart_s=DAY), None, full, models=others)
+    refreshed = after.promise()["refreshed"]
+    assert refreshed["log_odds_above_the_reference"] == 0.0
+    assert refreshed["unsuspected_account_weeks"] == 0
+    assert refreshed["active"] == "shipped"

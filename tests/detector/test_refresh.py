@@ -136,6 +136,22 @@ def test_another_reference_begins_its_own_versions() -> None:
     assert new.active.shift == 0.0
 
 
+def test_so_many_versions_are_kept_and_the_first_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detector.refresh._VERSIONS_KEPT", 4)
+    refresh = Refresh("shipped", BAR)
+    for day in range(9):
+        refresh._begin(0.1, day, 86_400.0 * day, "a test")
+    assert [v.name for v in refresh.versions] == ["shipped", "shipped+7", "shipped+8", "shipped+9"]
+
+
+def test_of_other_models_only_the_names_used_stay() -> None:
+    before = risen()
+    after = Refresh("shipped", BAR)
+    after.restore(before.export(), anew=True)
+    assert after.describe() == Refresh("shipped", BAR).describe()
+    assert after._begin(0.1, 1, 1.0, "a test").name not in {v.name for v in before.versions}
+
+
 def test_few_weeks_move_nothing() -> None:
     refresh = Refresh("shipped", BAR)
     assert run(refresh, [[9.0] * 40] * 12) == [0.0] * 12

@@ -85,3 +85,15 @@ def test_thieves_who_come_one_by_one_have_evidence_and_customers_less(model: Vec
         thieves.append(evidence.of(f"thief-{i}"))
         customers.append(take(evidence, block(f"late-{i}", rows, labels, time=time)))
     assert min(thieves) > max(customers)
+
+
+def test_a_baselines_evidence_is_of_whole_weeks_where_there_are_some(model: VectorModel) -> None:
+    rng = np.random.default_rng(6)
+    evidence = VectorEvidence(DIMS, model, WEEK, whole_weeks=True)
+    evidence.restore(settled(model).export())
+    before = evidence.evidence
+    assert len(before) == 30
+    rows, labels = customer_rows(rng, 32)
+    take(evidence, block("customer-0", rows, labels, index=2, time=WEEK + 2 * HOUR))
+    assert evidence.of("customer-0") != before[0]
+    assert evidence.evidence == before
