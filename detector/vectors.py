@@ -215,7 +215,7 @@ class VectorPopulation:
         self._unseen = 0  # rows taken in or given up since the frame was made
         self._scales: list[tuple[Floats, Floats] | None] = [None, None, None]
         self._stale = 0  # references taken in since the scales were made
-        self._measured: dict[tuple[str, str, int, int], Floats] = {}
+        self._measured: dict[tuple[tuple[str, str, int, int], int], Floats] = {}
 
     # -- what the judge asks -----------------------------------------------------------------
 
@@ -235,7 +235,9 @@ class VectorPopulation:
         frame = self._frame
         if frame is None or block.dims != self.dims:
             return None
-        known = self._measured.get(block.id)
+        # An account that measure forgot begins with the same ids again: so the number counts too.
+        key = (block.id, block.seq)
+        known = self._measured.get(key)
         if known is not None:
             return known
         rows, labels, confidences = _distinct(block)
@@ -273,7 +275,7 @@ class VectorPopulation:
         # Only spares `observe` the work of `score`: emptied whenever the answer would change.
         if len(self._measured) >= 1024:
             self._measured.clear()
-        self._measured[block.id] = features
+        self._measured[key] = features
         return features
 
     def standardise(self, block: Block) -> Floats | None:

@@ -313,3 +313,18 @@ def test_signals_share_the_score(settled: VectorPopulation) -> None:
     name, value, low, high, _, text = signals[0]
     assert text == PLAIN_WORDS[name.removeprefix("vectors.")]
     assert not low <= value <= high
+
+
+def test_a_forgotten_account_that_comes_back_is_measured_anew(settled: VectorPopulation) -> None:
+    """Its first block has the id of the first one that it ever sent."""
+    rng = np.random.default_rng(17)
+    before = block("back", customer_rows(rng, 32)[0])
+    after = block("back", rng.uniform(0.0, 20.0, (32, DIMS)).astype(np.float32))
+    after = msgspec.structs.replace(after, seq=9)
+    assert before.id == after.id
+    alone = settled.measure(msgspec.structs.replace(after, seq=10))
+    settled.measure(before)
+    found = settled.measure(after)
+    assert found is not None
+    assert alone is not None
+    assert found.tobytes() == alone.tobytes()
