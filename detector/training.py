@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import multiprocessing
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from detector.baseline import Reference
 from detector.blocks import Block
@@ -377,10 +379,17 @@ def _check(weeks: Sequence[Week], calibration: Sequence[Week]) -> None:
 
 
 class _Pool:
-    """Runs jobs in order, in this process or in several."""
+    """Runs jobs in order, in this process or in several.
+
+    Workers are started anew, not forked: a fork of a process that has used OpenMP, as scikit-learn
+    does, waits for threads that it does not have.
+    """
 
     def __init__(self, workers: int) -> None:
-        self._executor = ProcessPoolExecutor(workers) if workers > 1 else None
+        self._executor: ProcessPoolExecutor | None = None
+        if workers > 1:
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(workers, context, _one_thread)
 
     def __enter__(self) -> Callable[..., list[Any]]:
         if self._executor is None:
@@ -391,3 +400,8 @@ class _Pool:
     def __exit__(self, *error: object) -> None:
         if self._executor is not None:
             self._executor.shutdown()
+
+
+def _one_thread() -> None:
+    # As many processes as cores, and in each as many threads, would wait for one another.
+    threadpool_limits(1)
