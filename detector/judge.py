@@ -500,7 +500,7 @@ class Judge:
             account.rates[block.population] = rate
         else:
             account.rates.pop(block.population, None)
-        account.e_value = max(account.e_value, e_value(rate))
+        account.e_value = max(account.e_value, e_value(account.rate))
         account.day = FalseShare.day(self.now)
         self._false_share.seen(block.account, account.rate, account.day)
         return True

@@ -573,6 +573,17 @@ def test_evidence_of_a_week_that_is_over_decides_nothing() -> None:
     assert math.isfinite(decision.evidence.log_odds)
 
 
+def test_the_e_value_pays_for_each_population_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detector.judge.e_value", lambda rate: 1.0 / rate)
+    one = judge()
+    first = text_block("a", 1.0, score=0.75, population="code")
+    one.blocks(0, [first, damning("a", 2.0, seq=1)], START + 3.0)
+    one.advance()
+    found = dict(one.accounts())["a"]
+    assert len(found.rates) == 2
+    assert found.e_value == 1.0 / found.rate
+
+
 def test_three_linked_suspects_are_a_campaign() -> None:
     one = judge()
     identity = Identity(links={"payment": "p"})
