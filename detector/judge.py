@@ -108,6 +108,7 @@ class AccountSummary(msgspec.Struct):
     score: float | None = None  # log-odds of its last scored block
     e_value: float = 0.0  # highest so far
     rates: dict[str, float] = {}  # population → false-alarm rate of its evidence, where below 1
+    rated: dict[str, float] = {}  # population → time of the block that gave the rate
     events: dict[str, int] = {}  # population → served events
     day: int = -1  # of its last judged block, since 1970
 
@@ -485,6 +486,11 @@ class Judge:
         served = block.events - (before if before <= block.events else 0)
         self.campaigns.passed(block.time, served, met)
         self._changed.add(block.account)
+        over = block.time - self.settings.judge.evidence_restart_s
+        for population in [p for p, time in account.rated.items() if time <= over]:
+            # The week of its last block there has ended: its evidence speaks no longer.
+            del account.rated[population]
+            account.rates.pop(population, None)
         if block.index > 0 or block.revision == 0:
             account.blocks += 1
         account.events[block.population] = block.events
@@ -498,8 +504,10 @@ class Judge:
             return False
         if rate < 1.0:
             account.rates[block.population] = rate
+            account.rated[block.population] = block.time
         else:
             account.rates.pop(block.population, None)
+            account.rated.pop(block.population, None)
         account.e_value = max(account.e_value, e_value(account.rate))
         account.day = FalseShare.day(self.now)
         self._false_share.seen(block.account, account.rate, account.day)

@@ -554,9 +554,10 @@ def test_evidence_of_a_week_that_is_over_decides_nothing() -> None:
     rows = np.random.default_rng(5)
     one = judge()
     blocks = [
-        vector_block(f"c{i}", float(i), rows=rows.normal(size=(32, 4)), seq=i) for i in range(40)
+        vector_block(f"c{i}", float(i), rows=rows.normal(size=(32, 4)).astype(np.float32), seq=i)
+        for i in range(40)
     ]
-    far = 9.0 * rows.normal(size=(32, 4))
+    far = (9.0 * rows.normal(size=(32, 4))).astype(np.float32)
     blocks.append(vector_block("thief", 50.0, rows=far, seq=40))
     one.blocks(0, blocks, START + 60.0)
     one.advance()
@@ -859,3 +860,14 @@ def test_other_models_begin_the_references_versions_anew() -> None:
     assert refreshed["log_odds_above_the_reference"] == 0.0
     assert refreshed["unsuspected_account_weeks"] == 0
     assert refreshed["active"] == "shipped"
+
+
+def test_evidence_of_a_population_ends_with_its_week_though_the_account_goes_on_elsewhere() -> None:
+    one = judge()
+    damned = text_block("a", 1.0, score=5.0, population="code")
+    innocent = text_block("a", 700_000.0, score=-2.0, seq=1)
+    one.blocks(0, [damned, innocent], START + 700_001.0)
+    decisions = one.advance().decisions
+    assert decisions
+    assert all(decision.issued_at < START + 10.0 for decision in decisions)
+    assert dict(one.accounts())["a"].rates == {}
