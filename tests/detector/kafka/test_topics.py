@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -45,6 +46,14 @@ def test_another_partition_count_is_refused(deployment: Callable[..., Settings])
         topics.create(other)
 
 
+def refused(settings: Settings) -> bool:
+    try:
+        topics.check(settings)
+    except TopicMismatch:
+        return True
+    return False
+
+
 def test_another_cleanup_policy_is_refused(deployment: Callable[..., Settings]) -> None:
     from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
@@ -55,6 +64,10 @@ def test_another_cleanup_policy_is_refused(deployment: Callable[..., Settings]) 
         [ConfigResource(ConfigResourceType.TOPIC, name, {"cleanup.policy": "delete"})]
     )
     admin.close()
+    deadline = time.monotonic() + 20.0
+    while not refused(settings):  # brokers hear of a change a little later than the controller
+        assert time.monotonic() < deadline, "the change was never seen"
+        time.sleep(0.05)
     with pytest.raises(TopicMismatch, match=r"decisions has cleanup\.policy delete, not compact"):
         topics.check(settings)
 
