@@ -12,7 +12,7 @@ import ipaddress
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from detector.score import ACCOUNT_COLUMNS, OTHERS_COLUMNS, OWN_COLUMNS, TextMod
 from detector.state import Column, StateMismatch, Table
 from features import NAMES
 
-__all__ = ["MIN_EVENTS", "History", "TextEvidence", "link_keys"]
+__all__ = ["MIN_EVENTS", "TextEvidence", "link_keys"]
 
 MIN_EVENTS: Final = 8  # a block of fewer says too little
 NEIGHBOURS: Final = 20
@@ -88,17 +88,6 @@ _DIRECTED: Final = (
 )
 _FIRST_OTHER: Final = len(OWN_COLUMNS)
 _COMPANY: Final = sum(name.startswith("company_") for name in OTHERS_COLUMNS)
-_HABITS: Final = slice(OWN_COLUMNS.index(f"habit.{NAMES[0]}"), _FIRST_OTHER)
-
-
-class History(NamedTuple):
-    """The scores of some of an account's blocks."""
-
-    mean: float
-    highest: float
-    lowest: float
-    deviation: float
-    events: int  # served in these blocks
 
 
 class TextEvidence:
@@ -221,37 +210,12 @@ class TextEvidence:
         self._direct(row)
         return row
 
-    def history(self, row: int) -> History:
-        """The account's blocks since its evidence began."""
-        table = self._table
-        first = float(table["first"][row])
-        total, count = float(table["rest_sum"][row]), int(table["rest"][row])
-        squares = float(table["rest_squares"][row])
-        highest, lowest = float(table["highest"][row]), float(table["lowest"][row])
-        if not math.isnan(first):
-            total, count, squares = total + first, count + 1, squares + first * first
-            highest, lowest = max(highest, first), min(lowest, first)
-        return _history(total, squares, count, highest, lowest, int(table["events"][row]))
-
-    def row(self, row: int, history: History | None = None) -> NDArray[np.float64]:
+    def row(self, row: int) -> NDArray[np.float64]:
         """What the account models see of an account, float64 (len(ACCOUNT_COLUMNS),).
 
         The columns of others are 0: `others` fills them.
-
-        Args:
-            row: the account's.
-            history: of some of its blocks; all since its evidence began if None.
         """
-        x = self._rows(row)[0]
-        if history is not None:
-            x[: _HABITS.start - 1] = (
-                history.mean,
-                history.highest,
-                history.lowest,
-                math.log2(max(history.events, 1)),
-                history.deviation,
-            )
-        return x
+        return self._rows(row)[0]
 
     def others(self, row: int, mean: float) -> NDArray[np.float64]:
         """What the accounts around one show, itself left out: as OTHERS_COLUMNS names it, float64.
@@ -578,14 +542,6 @@ class TextEvidence:
             self.models.centre,
             self.models.scale,
         )
-
-
-def _history(
-    total: float, squares: float, count: int, highest: float, lowest: float, events: int
-) -> History:
-    mean = total / count
-    deviation = math.sqrt(max(squares / count - mean * mean, 0.0))
-    return History(mean, highest, lowest, deviation, events)
 
 
 def _distance(values: NDArray[np.float64], value: float) -> float:

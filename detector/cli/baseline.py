@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from detector.cli.deployment import (
+    ByOption,
     KafkaOption,
     RedisOption,
     StateOption,
@@ -29,10 +30,6 @@ from detector.cli.options import (
 __all__ = ["register"]
 
 _baseline = typer.Typer(help="Versions of the baseline: list, go back.", no_args_is_help=True)
-ByOption = Annotated[
-    str | None,
-    typer.Option("--by", metavar="NAME", help="Who says so; the login name if not given."),
-]
 
 
 def register(app: typer.Typer) -> None:

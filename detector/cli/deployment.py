@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from responders.stores.sqlite import SqliteStore
 
 __all__ = [
+    "ByOption",
     "Deployment",
     "KafkaOption",
     "RedisOption",
@@ -46,6 +47,10 @@ RedisOption = Annotated[
 KafkaOption = Annotated[
     str | None,
     typer.Option("--kafka", metavar="HOST:PORT", help="Speak to workers: a Kafka broker."),
+]
+ByOption = Annotated[
+    str | None,
+    typer.Option("--by", metavar="NAME", help="Who says so; the login name if not given."),
 ]
 
 _TAKEN_UP_WITHIN_S: Final = 3.0

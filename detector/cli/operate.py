@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detector.cli.deployment import (
+    ByOption,
     KafkaOption,
     RedisOption,
     StateOption,
@@ -45,10 +46,6 @@ ScopeOption = Annotated[
     typer.Option("--scope", metavar="SCOPE", help="account, api_key, ip, cidr or org."),
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="For the record.")]
-ByOption = Annotated[
-    str | None,
-    typer.Option("--by", metavar="NAME", help="Who says so; the login name if not given."),
-]
 
 
 def register(app: typer.Typer) -> None:

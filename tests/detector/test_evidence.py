@@ -15,7 +15,7 @@ import pytest
 
 from detector.baseline import Baseline
 from detector.blocks import Block, Identity
-from detector.evidence import History, TextEvidence, link_keys
+from detector.evidence import TextEvidence, link_keys
 from detector.score import ACCOUNT_COLUMNS, OTHERS_COLUMNS, OWN_COLUMNS, TextModels, shipped
 from detector.state import StateMismatch, pack, unpack
 from features import NAMES
@@ -48,21 +48,27 @@ def payer(name: str) -> Identity:
 # An account's own history
 
 
+def history(evidence: TextEvidence, row: int) -> tuple[float, float, float, float, int]:
+    """Mean, highest, lowest and deviation of its blocks' scores, and the events in them."""
+    mean, highest, lowest, _, deviation = evidence.row(row)[:5].tolist()
+    return mean, highest, lowest, deviation, int(evidence["events"][row])
+
+
 def test_a_history_is_its_mean_highest_and_lowest() -> None:
     evidence = fresh()
     for index, score in enumerate((1.0, -3.0, 5.0)):
         row = evidence.add(text_block(index=index), score)
     spread = math.sqrt((0.0 + 16.0 + 16.0) / 3)  # deviations 0, -4, 4
-    assert evidence.history(row) == pytest.approx((1.0, 5.0, -3.0, spread, 96))
+    assert history(evidence, row) == pytest.approx((1.0, 5.0, -3.0, spread, 96))
 
 
 def test_each_revision_of_the_first_block_replaces_the_one_before() -> None:
     evidence = fresh()
     for revision, score in enumerate((5.0, 4.0, -1.0)):
         row = evidence.add(text_block(revision=revision, n=8 << revision), score)
-    assert evidence.history(row) == (-1.0, -1.0, -1.0, 0.0, 32)
+    assert history(evidence, row) == (-1.0, -1.0, -1.0, 0.0, 32)
     evidence.add(text_block(index=1), 2.0)
-    assert evidence.history(row) == (0.5, 2.0, -1.0, 1.5, 64)
+    assert history(evidence, row) == (0.5, 2.0, -1.0, 1.5, 64)
 
 
 def test_evidence_is_the_running_maximum_of_the_log_odds() -> None:
@@ -83,7 +89,7 @@ def test_a_week_after_its_start_an_account_begins_anew() -> None:
     again = text_block(at=WEEK - 30.0, index=2)  # its first event was 30 s before the first block
     row = evidence.add(again, -1.0)
     assert evidence.judge(row) == NOTHING
-    assert evidence.history(row) == (-1.0, -1.0, -1.0, 0.0, 32)
+    assert history(evidence, row) == (-1.0, -1.0, -1.0, 0.0, 32)
 
 
 def test_weeks_are_counted_from_the_start_not_from_the_restart() -> None:
@@ -366,14 +372,6 @@ def test_constancy_is_the_mean_cosine_between_blocks() -> None:
     assert constancy == pytest.approx((1.0 + 2.0 * float(one @ two)) / 3, abs=0.01)
 
 
-def test_a_row_can_be_of_some_of_the_blocks() -> None:
-    evidence, _ = population(3, 4)
-    part = History(1.0, 2.0, -1.0, 0.5, 64)
-    whole, some = evidence.row(3), evidence.row(3, part)
-    assert some[:5].tolist() == [1.0, 2.0, -1.0, 6.0, 0.5]
-    assert some[5:].tolist() == whole[5:].tolist()
-
-
 @pytest.mark.parametrize("used", [MODELS.text, shipped()], ids=["small", "shipped"])
 def test_what_was_seen_gives_the_evidence(used: TextModels) -> None:
     evidence = TextEvidence(used, 9_000.0, bar=-1.0)
@@ -381,7 +379,7 @@ def test_what_was_seen_gives_the_evidence(used: TextModels) -> None:
         before = float(evidence["evidence"][evidence.accounts.get(block.account, 0)])
         row = evidence.add(block, score)
         if evidence.judge(row) > before:
-            mean = evidence.history(row).mean
+            mean = float(evidence.row(row)[0])
             assert evidence.seen(row)[len(OWN_COLUMNS) :].tolist() == (
                 evidence.others(row, mean).tolist()
             )

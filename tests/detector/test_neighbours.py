@@ -12,10 +12,7 @@ from detector.neighbours import (
     CANDIDATES,
     EXACT_ROWS,
     NeighbourIndex,
-    centre_one,
     centred,
-    nearest,
-    similarities,
 )
 
 MANY = EXACT_ROWS + 1000
@@ -45,17 +42,6 @@ def test_directions_are_from_the_centre_at_a_norm_of_127() -> None:
     assert found[0, 3] == 127
     assert found[1, :3].tolist() == [76, -102, 0]  # 127 · 3/5, 127 · -4/5
     assert centred(mean[:1], mean[0]).tolist() == [[0] * 128]  # no direction at the centre itself
-
-
-def test_one_account_s_direction_is_what_all_get_together() -> None:
-    rng = np.random.default_rng(2)
-    first = rng.integers(-127, 128, 128).astype(np.int8)
-    rest = rng.integers(-500, 500, 128).astype(np.int32)
-    centre = rng.normal(size=128).astype(np.float32)
-    out = np.empty(128, np.int8)
-    centre_one(first, rest, 5, centre, out)
-    mean = ((first + rest) / 5).astype(np.float32)
-    assert out.tolist() == centred(mean[None, :], centre)[0].tolist()
 
 
 @given(st.integers(0, 2**32), st.integers(1, 60), st.integers(1, 25), st.integers(1, 40))
@@ -171,12 +157,16 @@ def test_memory_is_the_rows() -> None:
     assert index.nbytes < 17e6
 
 
-def test_similarities_are_the_exact_dot_products_of_the_used_rows() -> None:
+def test_cosines_are_the_exact_dot_products_of_the_rows() -> None:
     rng = np.random.default_rng(1)
     sketches = rng.integers(-127, 128, (50, 128)).astype(np.int8)
     query = np.full(128, -127, np.int8)
+    index = NeighbourIndex(128)
+    index.put_all(sketches[:40])
+    rows, cosines = index.nearest(query, 40)
     expected = sketches[:40].astype(np.int64) @ query.astype(np.int64)
-    assert similarities(sketches, 40, query).tolist() == expected.tolist()
+    assert sorted(rows.tolist()) == list(range(40))
+    assert cosines.tolist() == [expected[r] / 127**2 for r in rows.tolist()]
 
 
 @given(
@@ -188,7 +178,9 @@ def test_the_nearest_are_the_eligible_with_the_highest_similarity(
     dots: list[int], count: int, data: st.DataObject
 ) -> None:
     eligible = data.draw(st.lists(st.booleans(), min_size=len(dots), max_size=len(dots)))
-    rows, cosines = nearest(np.array(dots, np.int32), count, np.array(eligible))
+    index = NeighbourIndex(1)
+    index.put_all(np.array(dots, np.int8)[:, None])
+    rows, cosines = index.nearest(np.ones(1, np.int8), count, np.array(eligible))
     expected = sorted((r for r in range(len(dots)) if eligible[r]), key=lambda r: (-dots[r], r))
     assert rows.tolist() == expected[:count]
     assert cosines == pytest.approx([dots[r] / 127**2 for r in expected[:count]])
