@@ -1,0 +1,1 @@
+"""What an application behind velvetrope imports: nothing of the service comes with it."""
