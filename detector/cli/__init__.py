@@ -20,6 +20,7 @@ _MODULES: Final = (
     "ship",
     "topics",
     "operate",
+    "keys",
     "baseline",
     "sample",
 )
