@@ -17,9 +17,10 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
 from responders.actions.throttle import Limiter, MemoryLimiter
-from responders.gateways import envoy, feed, forward, litellm, nginx, opa
+from responders.gateways import envoy, forward, litellm, nginx, opa
 from responders.gateways.answer import Answer, Answers
 from responders.gateways.caller import Caller
+from responders.gateways.feed import Feed
 from responders.gateways.view import View
 from responders.metrics import Metrics
 from responders.settings import ApiSettings
@@ -106,10 +107,10 @@ class _Api:
         metrics: Metrics,
         limiter: Limiter,
     ) -> None:
-        self._store = store
         self._settings = settings
         self._metrics = metrics
         self._view = View(store, settings, clock)
+        self._feed = Feed(store, clock)
         self._answers = Answers(self._view, limiter, settings, clock)
 
     def by_headers(
@@ -160,7 +161,7 @@ class _Api:
         if not has_secret(request, self._settings):
             return self._bad_secret("feed", 401)
         try:
-            return await feed.respond(request, self._store)
+            return await self._feed.respond(request)
         except StoreUnavailable as error:
             return self._unavailable("feed", error)
 

@@ -1,40 +1,95 @@
 """`GET /v1/decisions?since=CURSOR`: the change feed for SDKs and HAProxy's follower.
 
 Without `since` it is a snapshot of what is enforced. The mode comes with it, since whoever follows
-must obey the kill switch too. `more` says that another page waits.
+must obey the kill switch too, and so does the allowlist, which beats every decision: `allow_tag`
+names its state, and `allow` is the whole of it, left out when the follower's `allow=TAG` says that
+it has that state already. `more` says that another page waits.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Final
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from responders.stores.base import Changes, CursorTooOld, DecisionStore, gateway_json
 
-__all__ = ["respond"]
+__all__ = ["Feed"]
+
+# A Redis store scans all its keys for the allowlist (0.43 s with 300,000 decisions, on two busy
+# cores): it is read again when it is this old, but for no more than this share of the time.
+_ALLOW_KEPT_S: Final = 0.5
+_ALLOW_SHARE: Final = 0.1
+_PATIENCE_S: Final = 0.05
 
 
-async def respond(request: Request, store: DecisionStore) -> Response:
-    """200 with the changes, 410 when the cursor is too old. Raises StoreUnavailable."""
-    since = request.query_params.get("since") or None
-    try:
-        changes = await asyncio.to_thread(store.changes, since)
-    except CursorTooOld:
-        return Response(
-            b'{"type":"about:blank","title":"Gone","status":410,'
-            b'"detail":"The cursor is too old: take a new snapshot, without since."}',
-            410,
-            media_type="application/problem+json",
+class Feed:
+    """The feed over a store, whose allowlist it remembers for half a second.
+
+    `clock` is event time, which the allowlist's expiries compare with.
+    """
+
+    def __init__(self, store: DecisionStore, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._allow_tag = ""
+        self._allow = b"[]"
+        self._allow_until = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
+
+    async def respond(self, request: Request) -> Response:
+        """200 with the changes, 410 when the cursor is too old. Raises StoreUnavailable."""
+        since = request.query_params.get("since") or None
+        try:
+            changes = await asyncio.to_thread(self._store.changes, since)
+        except CursorTooOld:
+            return Response(
+                b'{"type":"about:blank","title":"Gone","status":410,'
+                b'"detail":"The cursor is too old: take a new snapshot, without since."}',
+                410,
+                media_type="application/problem+json",
+            )
+        mode = await asyncio.to_thread(self._store.mode)
+        await self._current_allowlist()
+        known = request.query_params.get("allow") == self._allow_tag
+        document = _document(changes, mode, self._allow_tag, None if known else self._allow)
+        return Response(document, media_type="application/json")
+
+    async def _current_allowlist(self) -> None:
+        """Have it read when it is old; a long scan holds up nobody's kill switch but at first."""
+        if time.monotonic() < self._allow_until:
+            return
+        reading = self._reading
+        if reading is None or reading.done():
+            reading = self._reading = asyncio.create_task(self._read_allowlist())
+        if not self._allow_tag:
+            await asyncio.shield(reading)
+        else:
+            await asyncio.wait([reading], timeout=_PATIENCE_S)
+            if reading.done():
+                reading.result()
+
+    async def _read_allowlist(self) -> None:
+        began = time.monotonic()
+        entries = await asyncio.to_thread(self._store.allowed, self._clock())
+        self._allow = msgspec.json.encode(
+            [{"scope": e.scope, "value": e.value, "expires_at": e.expires_at} for e in entries]
         )
-    mode = await asyncio.to_thread(store.mode)
-    return Response(_document(changes, mode), media_type="application/json")
+        self._allow_tag = hashlib.sha256(self._allow).hexdigest()[:16]
+        now = time.monotonic()
+        self._allow_until = now + max(_ALLOW_KEPT_S, (now - began) / _ALLOW_SHARE)
 
 
-def _document(changes: Changes, mode: str) -> bytes:
+def _document(changes: Changes, mode: str, allow_tag: str, allow: bytes | None) -> bytes:
     decisions = b",".join(gateway_json(decision) for decision in changes.decisions)
     more = b"true" if changes.more else b"false"
-    # Cursors are digits, dots and dashes; a mode is one of three words.
-    head = f'{{"cursor":"{changes.cursor}","mode":"{mode}","more":'.encode()
-    return head + more + b',"decisions":[' + decisions + b"]}"
+    # Cursors are digits, dots and dashes; a mode is one of three words; a tag is hex.
+    head = f'{{"cursor":"{changes.cursor}","mode":"{mode}","allow_tag":"{allow_tag}","more":'
+    allowed = b"" if allow is None else b',"allow":' + allow
+    return head.encode() + more + allowed + b',"decisions":[' + decisions + b"]}"

@@ -1,0 +1,65 @@
+"""The change feed, through its HTTP: what a local copy needs beside the decisions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from responders.allowlist import AllowEntry
+from responders.gateways import feed
+from responders.gateways.app import create_app
+from responders.settings import ApiSettings
+from responders.stores.memory import MemoryStore
+from tests.responders.making import NOW, decision
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore(clock=lambda: NOW)
+    store.set_mode("enforce")
+    return store
+
+
+@pytest.fixture
+def api(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> httpx.AsyncClient:
+    monkeypatch.setattr(feed, "_ALLOW_KEPT_S", 0.0)
+    monkeypatch.setattr(feed, "_ALLOW_SHARE", 1e9)
+    app = create_app(store, ApiSettings(), clock=lambda: NOW)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://velvetrope")
+
+
+async def asked(api: httpx.AsyncClient, **query: str) -> dict[str, Any]:
+    document: dict[str, Any] = (await api.get("/v1/decisions", params=query)).json()
+    return document
+
+
+async def test_the_allowlist_comes_with_its_expiry_and_without_its_reason(
+    store: MemoryStore, api: httpx.AsyncClient
+) -> None:
+    store.allow(AllowEntry(scope="org", value="org-1", reason="ours", expires_at=NOW + 60))
+    store.allow(AllowEntry(scope="account", value="old", expires_at=NOW - 1))
+    assert (await asked(api))["allow"] == [
+        {"scope": "org", "value": "org-1", "expires_at": NOW + 60}
+    ]
+
+
+async def test_the_allowlist_is_left_out_while_the_follower_has_it(
+    store: MemoryStore, api: httpx.AsyncClient
+) -> None:
+    first = await asked(api)
+    again = await asked(api, since=first["cursor"], allow=first["allow_tag"])
+    assert "allow" not in again
+    store.allow(AllowEntry(scope="account", value="acct-1"))
+    changed = await asked(api, since=first["cursor"], allow=first["allow_tag"])
+    assert [entry["value"] for entry in changed["allow"]] == ["acct-1"]
+
+
+async def test_the_mode_and_the_decisions_come_as_before(
+    store: MemoryStore, api: httpx.AsyncClient
+) -> None:
+    store.apply([decision()])
+    document = await asked(api)
+    assert (document["mode"], document["more"]) == ("enforce", False)
+    assert [d["value"] for d in document["decisions"]] == ["acct-1"]
