@@ -70,6 +70,7 @@ def create_app(
         Route("/authorize/opa", api.opa, methods=["POST"]),
         Route(litellm.PATH, api.litellm, methods=["POST"]),
         Route("/v1/decisions", api.feed, methods=["GET"]),
+        Route("/v1/identities", api.identities, methods=["GET"]),
         Route("/healthz", _healthz, methods=["GET"]),
         Route("/readyz", api.readyz, methods=["GET"]),
         Route("/metrics", api.metrics, methods=["GET"]),
@@ -158,10 +159,19 @@ class _Api:
 
     async def feed(self, request: Request) -> Response:
         """See gateways.feed."""
+        return await self._for_followers(request, lambda: self._feed.respond(request))
+
+    async def identities(self, request: Request) -> Response:
+        """See gateways.feed."""
+        return await self._for_followers(request, self._feed.identities)
+
+    async def _for_followers(
+        self, request: Request, respond: Callable[[], Awaitable[Response]]
+    ) -> Response:
         if not has_secret(request, self._settings):
             return self._bad_secret("feed", 401)
         try:
-            return await self._feed.respond(request)
+            return await respond()
         except StoreUnavailable as error:
             return self._unavailable("feed", error)
 

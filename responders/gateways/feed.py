@@ -3,7 +3,8 @@
 Without `since` it is a snapshot of what is enforced. The mode comes with it, since whoever follows
 must obey the kill switch too, and so does the allowlist, which beats every decision: `allow_tag`
 names its state, and `allow` is the whole of it, left out when the follower's `allow=TAG` says that
-it has that state already. `more` says that another page waits.
+it has that state already. `more` says that another page waits. `identities_tag` says when to read
+`GET /v1/identities` again, whose every known key is: for gateways that see only keys.
 """
 
 from __future__ import annotations
@@ -18,12 +19,20 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from responders.stores.base import Changes, CursorTooOld, DecisionStore, gateway_json
+from responders.feedback import RunMode
+from responders.stores.base import (
+    Changes,
+    CursorTooOld,
+    DecisionStore,
+    Revisions,
+    gateway_json,
+)
 
 __all__ = ["Feed"]
 
 # A Redis store scans all its keys for the allowlist (0.43 s with 300,000 decisions, on two busy
-# cores): it is read again when it is this old, but for no more than this share of the time.
+# cores): it is read again when its revision says so, at once, and for what was written past the
+# stores when it is this old, but for no more than this share of the time.
 _ALLOW_KEPT_S: Final = 0.5
 _ALLOW_SHARE: Final = 0.1
 _PATIENCE_S: Final = 0.05
@@ -41,6 +50,7 @@ class Feed:
         self._allow_tag = ""
         self._allow = b"[]"
         self._allow_until = float("-inf")
+        self._allow_revision = ""
         self._reading: asyncio.Task[None] | None = None
 
     async def respond(self, request: Request) -> Response:
@@ -55,19 +65,28 @@ class Feed:
                 410,
                 media_type="application/problem+json",
             )
-        mode = await asyncio.to_thread(self._store.mode)
-        await self._current_allowlist()
+        mode, revisions = await asyncio.to_thread(self._state)
+        await self._current_allowlist(revisions.allowed)
         known = request.query_params.get("allow") == self._allow_tag
-        document = _document(changes, mode, self._allow_tag, None if known else self._allow)
+        allow = None if known else self._allow
+        document = _document(changes, mode, self._allow_tag, allow, revisions.identities)
         return Response(document, media_type="application/json")
 
-    async def _current_allowlist(self) -> None:
+    async def identities(self) -> Response:
+        """200 with whose every known key is, by the key's hash. Raises StoreUnavailable."""
+        found = await asyncio.to_thread(self._store.identities)
+        return Response(msgspec.json.encode({"identities": found}), media_type="application/json")
+
+    def _state(self) -> tuple[RunMode, Revisions]:
+        return self._store.mode(), self._store.revisions()
+
+    async def _current_allowlist(self, revision: str) -> None:
         """Have it read when it is old; a long scan holds up nobody's kill switch but at first."""
-        if time.monotonic() < self._allow_until:
+        if revision == self._allow_revision and time.monotonic() < self._allow_until:
             return
         reading = self._reading
         if reading is None or reading.done():
-            reading = self._reading = asyncio.create_task(self._read_allowlist())
+            reading = self._reading = asyncio.create_task(self._read_allowlist(revision))
         if not self._allow_tag:
             await asyncio.shield(reading)
         else:
@@ -75,21 +94,25 @@ class Feed:
             if reading.done():
                 reading.result()
 
-    async def _read_allowlist(self) -> None:
+    async def _read_allowlist(self, revision: str) -> None:
         began = time.monotonic()
         entries = await asyncio.to_thread(self._store.allowed, self._clock())
         self._allow = msgspec.json.encode(
             [{"scope": e.scope, "value": e.value, "expires_at": e.expires_at} for e in entries]
         )
         self._allow_tag = hashlib.sha256(self._allow).hexdigest()[:16]
+        self._allow_revision = revision
         now = time.monotonic()
         self._allow_until = now + max(_ALLOW_KEPT_S, (now - began) / _ALLOW_SHARE)
 
 
-def _document(changes: Changes, mode: str, allow_tag: str, allow: bytes | None) -> bytes:
+def _document(
+    changes: Changes, mode: str, allow_tag: str, allow: bytes | None, identities_tag: str
+) -> bytes:
     decisions = b",".join(gateway_json(decision) for decision in changes.decisions)
     more = b"true" if changes.more else b"false"
-    # Cursors are digits, dots and dashes; a mode is one of three words; a tag is hex.
-    head = f'{{"cursor":"{changes.cursor}","mode":"{mode}","allow_tag":"{allow_tag}","more":'
+    # Cursors are digits, dots and dashes; a mode is one of three words; tags are hex and digits.
+    head = f'{{"cursor":"{changes.cursor}","mode":"{mode}","allow_tag":"{allow_tag}",'
+    head += f'"identities_tag":"{identities_tag}","more":'
     allowed = b"" if allow is None else b',"allow":' + allow
     return head.encode() + more + allowed + b',"decisions":[' + decisions + b"]}"

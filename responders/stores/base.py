@@ -18,6 +18,7 @@ __all__ = [
     "CursorTooOld",
     "DecisionStore",
     "Identity",
+    "Revisions",
     "StoreUnavailable",
     "as_clear",
     "bare_hash",
@@ -60,6 +61,13 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     cursor: str
     decisions: list[Decision]
     more: bool = False
+
+
+class Revisions(msgspec.Struct, frozen=True):
+    """Another one after every change: a copy reads whole lists only when it has to."""
+
+    allowed: str
+    identities: str
 
 
 class DecisionStore(Protocol):
@@ -116,6 +124,12 @@ class DecisionStore(Protocol):
 
     def set_identity(self, key_hash: str, identity: Identity) -> None:
         """Say whose key this is."""
+
+    def identities(self) -> dict[str, Identity]:
+        """Whose every known key is, by the SHA-256 of the key in hex."""
+
+    def revisions(self) -> Revisions:
+        """Of the allowlist and the identities, as far as they were changed through a store."""
 
     def close(self) -> None:
         """Let go of files and connections."""

@@ -14,6 +14,7 @@ from responders.stores.base import (
     Changes,
     CursorTooOld,
     Identity,
+    Revisions,
     as_clear,
     bare_hash,
     kept_until,
@@ -40,6 +41,7 @@ class MemoryStore:
         self._sweep_at = 1024
         self._allowlist = Allowlist()
         self._identities: dict[str, Identity] = {}
+        self._revisions = {"allowed": 0, "identities": 0}
         self._mode: RunMode | None = None
         self._epoch = 0
         self._last = 0
@@ -68,10 +70,12 @@ class MemoryStore:
         """See DecisionStore."""
         with self._lock:
             self._allowlist.add(entry)
+            self._revisions["allowed"] += 1
 
     def disallow(self, scope: str, value: str) -> bool:
         """See DecisionStore."""
         with self._lock:
+            self._revisions["allowed"] += 1
             return self._allowlist.remove(scope, value)
 
     def allowed(self, now: float) -> list[AllowEntry]:
@@ -135,7 +139,19 @@ class MemoryStore:
 
     def set_identity(self, key_hash: str, identity: Identity) -> None:
         """See DecisionStore."""
-        self._identities[bare_hash(key_hash)] = identity
+        with self._lock:
+            self._identities[bare_hash(key_hash)] = identity
+            self._revisions["identities"] += 1
+
+    def identities(self) -> dict[str, Identity]:
+        """See DecisionStore."""
+        with self._lock:
+            return dict(self._identities)
+
+    def revisions(self) -> Revisions:
+        """See DecisionStore."""
+        with self._lock:
+            return Revisions(*(str(number) for number in self._revisions.values()))
 
     def close(self) -> None:
         """Nothing to let go of."""

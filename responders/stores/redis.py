@@ -31,6 +31,7 @@ from responders.stores.base import (
     Changes,
     CursorTooOld,
     Identity,
+    Revisions,
     StoreUnavailable,
     as_clear,
     bare_hash,
@@ -115,6 +116,8 @@ class _Keys:
         self.stream = prefix + "decisions"
         self.epoch = prefix + "epoch"
         self.mode = prefix + "mode"
+        self.revision_allowed = prefix + "revision:allowed"
+        self.revision_identities = prefix + "revision:identities"
 
     def decision(self, where: str, scope: str, value: str) -> str:
         return f"{self.prefix}{where}:{scope}:{value}"
@@ -185,13 +188,22 @@ class _Commands:
     def got(texts: Sequence[bytes | None]) -> Decision | None:
         return max(_decoded(texts), key=lambda d: d.version, default=None)
 
-    def allow(self, entry: AllowEntry) -> _Command:
+    def allow(self, entry: AllowEntry) -> list[_Command]:
         key = self.keys.allow(entry.scope, entry.value)
         text = msgspec.json.encode(entry)
+        revise = ("INCR", self.keys.revision_allowed)
         if entry.expires_at is None:
-            return ("SET", key, text)
+            return [("SET", key, text), revise]
         left_ms = math.ceil((entry.expires_at - self.clock()) * 1000)
-        return ("SET", key, text, "PX", left_ms) if left_ms > 0 else ("DEL", key)
+        return [("SET", key, text, "PX", left_ms) if left_ms > 0 else ("DEL", key), revise]
+
+    def disallow(self, scope: str, value: str) -> list[_Command]:
+        return [("DEL", self.keys.allow(scope, value)), ("INCR", self.keys.revision_allowed)]
+
+    def set_identity(self, key_hash: str, identity: Identity) -> list[_Command]:
+        text = msgspec.json.encode(identity)
+        revise = ("INCR", self.keys.revision_identities)
+        return [("SET", self.keys.identity(key_hash), text), revise]
 
     def allows(self, identity: Mapping[str, str]) -> _Command | None:
         names = []
@@ -271,11 +283,11 @@ class RedisStore:
 
     def allow(self, entry: AllowEntry) -> None:
         """See DecisionStore."""
-        self._run([self._commands.allow(entry)])
+        self._run(self._commands.allow(entry))
 
     def disallow(self, scope: str, value: str) -> bool:
         """See DecisionStore."""
-        return bool(self._run([("DEL", self._keys.allow(scope, value))])[0])
+        return bool(self._run(self._commands.disallow(scope, value))[0])
 
     def allowed(self, now: float) -> list[AllowEntry]:
         """See DecisionStore. Scans: for people, not for gateways."""
@@ -324,8 +336,26 @@ class RedisStore:
 
     def set_identity(self, key_hash: str, identity: Identity) -> None:
         """See DecisionStore."""
-        text = msgspec.json.encode(identity)
-        self._run([("SET", self._keys.identity(key_hash), text)])
+        self._run(self._commands.set_identity(key_hash, identity))
+
+    def identities(self) -> dict[str, Identity]:
+        """See DecisionStore. Scans: when `revisions` says so, not for every look."""
+        names = self._scan_keys("identity")
+        start = len(self._keys.identity("").encode())
+        found: dict[str, Identity] = {}
+        for at in range(0, len(names), _SCAN):
+            chunk = names[at : at + _SCAN]
+            texts = self._run([("MGET", *chunk)])[0]
+            for name, text in zip(chunk, texts, strict=True):
+                identity = _identity(text)
+                if identity is not None:
+                    found[name[start:].decode(errors="replace")] = identity
+        return found
+
+    def revisions(self) -> Revisions:
+        """See DecisionStore."""
+        names = (self._keys.revision_allowed, self._keys.revision_identities)
+        return Revisions(*(_epoch(text) for text in self._run([("MGET", *names)])[0]))
 
     def close(self) -> None:
         """See DecisionStore."""
@@ -375,11 +405,11 @@ class AsyncRedisStore:
 
     async def allow(self, entry: AllowEntry) -> None:
         """See DecisionStore."""
-        await self._run([self._commands.allow(entry)])
+        await self._run(self._commands.allow(entry))
 
     async def disallow(self, scope: str, value: str) -> bool:
         """See DecisionStore."""
-        return bool((await self._run([("DEL", self._keys.allow(scope, value))]))[0])
+        return bool((await self._run(self._commands.disallow(scope, value)))[0])
 
     async def mode(self) -> RunMode:
         """See DecisionStore."""
@@ -406,8 +436,7 @@ class AsyncRedisStore:
 
     async def set_identity(self, key_hash: str, identity: Identity) -> None:
         """See DecisionStore."""
-        text = msgspec.json.encode(identity)
-        await self._run([("SET", self._keys.identity(key_hash), text)])
+        await self._run(self._commands.set_identity(key_hash, identity))
 
     async def close(self) -> None:
         """See DecisionStore."""

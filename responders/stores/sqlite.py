@@ -28,6 +28,7 @@ from responders.stores.base import (
     Changes,
     CursorTooOld,
     Identity,
+    Revisions,
     StoreUnavailable,
     as_clear,
     bare_hash,
@@ -199,11 +200,13 @@ class SqliteStore:
                 "INSERT OR REPLACE INTO allowed VALUES (?, ?, ?, ?)",
                 (entry.scope, entry.value, entry.expires_at, msgspec.json.encode(entry)),
             )
+            _revise(db, "allowed")
 
     def disallow(self, scope: str, value: str) -> bool:
         """See DecisionStore."""
         with self.transaction() as db:
             gone = db.execute("DELETE FROM allowed WHERE scope = ? AND value = ?", (scope, value))
+            _revise(db, "allowed")
             return gone.rowcount > 0
 
     def allowed(self, now: float) -> list[AllowEntry]:
@@ -291,6 +294,17 @@ class SqliteStore:
                 "INSERT OR REPLACE INTO identities VALUES (?, ?)",
                 (bare_hash(key_hash), msgspec.json.encode(identity)),
             )
+            _revise(db, "identities")
+
+    def identities(self) -> dict[str, Identity]:
+        """See DecisionStore."""
+        rows = self._read("SELECT key_hash, json FROM identities")
+        return {key: msgspec.json.decode(json, type=Identity) for key, json in rows}
+
+    def revisions(self) -> Revisions:
+        """See DecisionStore."""
+        found = dict(self._read("SELECT name, value FROM responders WHERE name LIKE 'revision:%'"))
+        return Revisions(found.get("revision:allowed", "0"), found.get("revision:identities", "0"))
 
     def keep_alerts(self, alerts: Iterable[Alert]) -> None:
         """Keep alerts for the console and `explain`; one that is kept already is left alone."""
@@ -371,6 +385,14 @@ class SqliteStore:
     def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
         with self._read_lock, _clearly(str(self._path)):
             return self._reader.execute(query, values).fetchall()
+
+
+def _revise(db: sqlite3.Connection, what: str) -> None:
+    db.execute(
+        "INSERT INTO responders VALUES (?, '1') "
+        "ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1",
+        (f"revision:{what}",),
+    )
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -11,6 +11,7 @@ from responders.allowlist import AllowEntry
 from responders.gateways import feed
 from responders.gateways.app import create_app
 from responders.settings import ApiSettings
+from responders.stores.base import Identity
 from responders.stores.memory import MemoryStore
 from tests.responders.making import NOW, decision
 
@@ -63,3 +64,23 @@ async def test_the_mode_and_the_decisions_come_as_before(
     document = await asked(api)
     assert (document["mode"], document["more"]) == ("enforce", False)
     assert [d["value"] for d in document["decisions"]] == ["acct-1"]
+
+
+async def test_an_allowlist_of_another_revision_is_read_however_young_the_copy_is(
+    store: MemoryStore, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "_ALLOW_KEPT_S", 3600.0)
+    assert (await asked(api))["allow"] == []
+    store.allow(AllowEntry(scope="account", value="acct-1"))
+    assert [entry["value"] for entry in (await asked(api))["allow"]] == ["acct-1"]
+
+
+async def test_the_identities_tag_says_when_to_read_identities_again(
+    store: MemoryStore, api: httpx.AsyncClient
+) -> None:
+    before = (await asked(api))["identities_tag"]
+    assert (await asked(api))["identities_tag"] == before
+    store.set_identity("sha256:aa", Identity(account="acct-1"))
+    assert (await asked(api))["identities_tag"] != before
+    known = (await api.get("/v1/identities")).json()["identities"]
+    assert known["aa"]["account"] == "acct-1"

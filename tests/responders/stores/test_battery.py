@@ -303,3 +303,25 @@ def test_a_store_does_as_the_one_in_memory_does(
     bare = [msgspec.structs.replace(d, evidence=None) for d in reference.live(NOW)]
     assert [msgspec.structs.replace(d, evidence=None) for d in store.live(NOW)] == bare
     assert versions(store, start) == versions(reference, start_there)
+
+
+def test_every_identity_is_listed_by_its_keys_hash(store: DecisionStore) -> None:
+    store.set_identity("sha256:aa", Identity(account="acct-1"))
+    store.set_identity("bb", Identity(account="acct-2", org="o"))
+    assert store.identities() == {
+        "aa": Identity(account="acct-1"),
+        "bb": Identity(account="acct-2", org="o"),
+    }
+
+
+def test_a_revision_changes_with_its_own_list_alone(store: DecisionStore) -> None:
+    first = store.revisions()
+    assert store.revisions() == first
+    store.allow(AllowEntry(scope="account", value="acct-1"))
+    allowed = store.revisions()
+    assert allowed.allowed != first.allowed
+    assert allowed.identities == first.identities
+    store.disallow("account", "acct-1")
+    assert store.revisions().allowed != allowed.allowed
+    store.set_identity("aa", Identity(account="acct-1"))
+    assert store.revisions().identities != first.identities
