@@ -45,6 +45,12 @@ class ThrottleSettings(_Part):
 
     rate_per_min: Positive = Field(6.0, description="requests a minute")
     burst: int = Field(3, ge=1, description="requests at once")
+    tokens_per_min: Positive | None = Field(
+        None, description="tokens a minute, where the gateway tells how many a request takes"
+    )
+    tokens_burst: int = Field(10_000, ge=1, description="tokens at once")
+    requests_per_day: int | None = Field(None, ge=1, description="requests a day of UTC")
+    tokens_per_day: int | None = Field(None, ge=1, description="tokens a day of UTC")
 
 
 class PolicySettings(_Part):

@@ -74,7 +74,7 @@ class Snapshot:
     pipeline: bytes
     live: tuple[Decision, ...]
     to_come: tuple[tuple[float, int, Decision], ...]
-    buckets: tuple[tuple[str, float], ...]
+    buckets: tuple[tuple[str, tuple[float, int, float]], ...]
     log: _Log
     clock: float
     enforced: dict[str, float]
@@ -236,8 +236,8 @@ class _LogTimeView(View):
 class _Buckets(MemoryLimiter):
     """A limiter in this process that can be copied."""
 
-    def export(self) -> tuple[tuple[str, float], ...]:
-        return tuple(sorted(self._tat.items()))
+    def export(self) -> tuple[tuple[str, tuple[float, int, float]], ...]:
+        return tuple(sorted(self._kept.items()))
 
-    def restore(self, buckets: Iterable[tuple[str, float]]) -> None:
-        self._tat = dict(buckets)
+    def restore(self, buckets: Iterable[tuple[str, tuple[float, int, float]]]) -> None:
+        self._kept = dict(buckets)

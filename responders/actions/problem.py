@@ -8,11 +8,12 @@ client is not told of suspicion.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
-from responders.actions.throttle import Taken
+from responders.actions.throttle import Limit, Taken, short_of
 
 __all__ = [
     "ABNORMAL_USAGE",
@@ -45,16 +46,16 @@ class Refusal(msgspec.Struct, frozen=True):
         return msgspec.json.encode(self.document)
 
 
-def throttle(rate_per_min: float, taken: Taken, retry_after: int) -> Refusal:
-    """429: over the quota; come back in `retry_after` seconds."""
+def throttle(limits: Sequence[Limit], taken: Taken, retry_after: int) -> Refusal:
+    """429: over a quota; come back in `retry_after` seconds."""
     return Refusal(
         429,
-        {"Retry-After": str(retry_after), **rate_limit(rate_per_min, taken)},
+        {"Retry-After": str(retry_after), **rate_limit(limits, taken)},
         {
             "type": QUOTA_EXCEEDED,
             "title": "Request cannot be satisfied as assigned quota has been exceeded",
             "status": 429,
-            "violated-policies": [_POLICY],
+            "violated-policies": [limit.name for limit in short_of(limits, taken)],
         },
     )
 
@@ -87,13 +88,27 @@ def block(status: int) -> Refusal:
     )
 
 
-def rate_limit(rate_per_min: float, taken: Taken) -> dict[str, str]:
-    """RateLimit-Policy and RateLimit: the quota as whole requests in the shortest exact span."""
+def rate_limit(limits: Sequence[Limit], taken: Taken) -> dict[str, str]:
+    """RateLimit-Policy and RateLimit, an item for each limit.
+
+    A quota is told in whole units of the shortest span in which it is whole. Tokens have the unit
+    `tokens`, which the draft's registry lacks: without one they would be read as requests.
+    """
+    policies, states = [], []
+    for limit, left in zip(limits, taken.left, strict=True):
+        quota, span = _whole(limit)
+        unit = "" if limit.unit == "requests" else f';qu="{limit.unit}"'
+        policies.append(f'"{limit.name}";q={quota};w={span}{unit}')
+        states.append(f'"{limit.name}";r={left.remaining};t={math.ceil(left.reset_s)}')
+    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)}
+
+
+def _whole(limit: Limit) -> tuple[int, int]:
+    """Quota and span: whole units, at least 1, in whole seconds."""
+    if not limit.burst:
+        return max(1, int(limit.quota)), int(limit.window_s)
     for span in _SPANS_S:
-        quota = rate_per_min * span / 60.0
+        quota = limit.quota * span / limit.window_s
         if quota >= 1 and quota == int(quota):
             break
-    return {
-        "RateLimit-Policy": f'"{_POLICY}";q={max(1, int(quota))};w={span}',
-        "RateLimit": f'"{_POLICY}";r={taken.remaining};t={math.ceil(taken.reset_s)}',
-    }
+    return max(1, int(quota)), span

@@ -101,13 +101,17 @@ class Answers:
         self, decision: Decision, account: str
     ) -> tuple[problem.Refusal | None, dict[str, str]]:
         now = self._clock()
-        rate, burst = float(decision.params["rate_per_min"]), int(decision.params["burst"])
-        bucket = str(decision.params["bucket"])
-        taken = await self._limiter.take(bucket, rate, burst, now)
+        limits = throttle.limits_of(decision.params)
+        taken = await self._limiter.take(limits, throttle.costs_of(limits, None), now)
         if taken.allowed:
-            return None, problem.rate_limit(rate, taken)
-        wait = throttle.retry_after(self._jitter_key, bucket, account, taken, now)
-        return problem.throttle(rate, taken, wait), {}
+            return None, problem.rate_limit(limits, taken)
+        bucket = next(
+            limit.bucket
+            for limit, left in zip(limits, taken.left, strict=True)
+            if not left.conforms
+        )
+        wait = throttle.retry_after(self._jitter_key, bucket, account, taken.retry_after_s, now)
+        return problem.throttle(limits, taken, wait), {}
 
 
 def allow_response(answer: Answer) -> Response:

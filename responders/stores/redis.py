@@ -12,8 +12,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import resources
 from typing import Any, Final, cast
 
 import msgspec
@@ -22,7 +23,7 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from responders.actions.throttle import SLACK_S, Taken
+from responders.actions.throttle import Left, Limit, Taken
 from responders.allowlist import AllowEntry, networks_of
 from responders.decisions import SCOPES, Decision
 from responders.feedback import RunMode
@@ -82,27 +83,6 @@ for i = 1, (#KEYS - 1) / 2 do
   end
 end
 return written
-"""
-
-# The same arithmetic as actions.throttle.gcra, on the server's clock unless one is given.
-# KEYS: the bucket. ARGV: interval in seconds, burst, slack, now or ''.
-_TAKE: Final = """
-local interval, burst, slack = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local now = tonumber(ARGV[4])
-if not now then
-  local t = redis.call('TIME')
-  now = tonumber(t[1]) + tonumber(t[2]) / 1e6
-end
-local depth = interval * burst
-local tat = tonumber(redis.call('GET', KEYS[1]) or '0')
-local start = math.max(tat, now)
-local filled = start + interval - now
-if filled > depth + slack then
-  return {0, 0, string.format('%.17g', filled - depth), string.format('%.17g', start - now)}
-end
-redis.call('SET', KEYS[1], string.format('%.17g', start + interval),
-  'PX', math.ceil(filled * 1000) + 1000)
-return {1, math.floor((depth - filled + slack) / interval), '0', string.format('%.17g', filled)}
 """
 
 _Command = tuple[Any, ...]
@@ -473,25 +453,41 @@ class RedisLimiter:
     ) -> None:
         self._keys = _Keys(settings.prefix)
         self._client = _async_client(settings)
+        # One file, which gateways with Lua of their own ship as well.
+        script = resources.files("responders.actions") / "gcra.lua"
+        self._script = self._client.register_script(script.read_text("utf-8"))
         self._clock = clock
 
-    async def take(self, bucket: str, rate_per_min: float, burst: int, now: float) -> Taken:
-        """Take one request out of `bucket`; see Limiter. `now` does not count, the clock does."""
-        at = "" if self._clock is None else repr(self._clock())
-        key = self._keys.limit(bucket)
-        with _clearly():
-            answer = await cast(
-                Awaitable[list[Any]],
-                self._client.eval(
-                    _TAKE, 1, key, repr(60.0 / rate_per_min), str(burst), repr(SLACK_S), at
-                ),
-            )
-        allowed, remaining, wait, reset = answer
-        return Taken(bool(allowed), int(remaining), float(wait), float(reset))
+    async def take(self, limits: Sequence[Limit], costs: Sequence[float], now: float) -> Taken:
+        """See Limiter. `now` does not count, the limiter's own clock does."""
+        answer = await self._run("take", "", limits, costs)
+        left = [
+            Left(bool(answer[i]), int(answer[i + 1]), float(answer[i + 2]), float(answer[i + 3]))
+            for i in range(2, len(answer), 4)
+        ]
+        return Taken(bool(answer[0]), tuple(left), int(answer[1]) / 1e6)
+
+    async def settle(
+        self, limits: Sequence[Limit], corrections: Sequence[float], charged_at: float, now: float
+    ) -> None:
+        """See Limiter. `now` does not count, the limiter's own clock does."""
+        await self._run("settle", str(round(charged_at * 1e6)), limits, corrections)
 
     async def close(self) -> None:
         """Let go of the connections."""
         await self._client.aclose()
+
+    async def _run(
+        self, what: str, charged_at: str, limits: Sequence[Limit], costs: Sequence[float]
+    ) -> list[Any]:
+        at = "" if self._clock is None else str(round(self._clock() * 1e6))
+        values = [what, at, charged_at]
+        for limit, cost in zip(limits, costs, strict=True):
+            numbers = (cost, limit.quota, limit.window_s, limit.burst)
+            values += [repr(float(number)) for number in numbers]
+        names = [self._keys.limit(limit.bucket) for limit in limits]
+        with _clearly():
+            return cast(list[Any], await self._script(keys=names, args=values))
 
 
 class _StreamInfo(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from responders.actions import problem
-from responders.actions.throttle import Taken
+from responders.actions.throttle import Left, Taken, limits_of
 from responders.decisions import AppliesTo
 from responders.gateways.app import create_app
 from responders.gateways.caller import key_scope
@@ -101,7 +101,8 @@ def test_a_throttled_account_gets_its_burst_then_429(gate: Gateway, store: Memor
     eventually(gate, "key-of-ada", 429)
     refused = gate.post("key-of-ada")
     assert refused.headers["content-type"] == "application/problem+json"
-    assert refused.json() == problem.throttle(6.0, Taken(False, 0, 30.0, 10.0), 10).document
+    limits, left = limits_of(params), (Left(False, 0, 10.0, 30.0),)
+    assert refused.json() == problem.throttle(limits, Taken(False, left, 0.0), 10).document
     assert int(refused.headers["retry-after"]) >= 10
     assert refused.headers["ratelimit-policy"] == '"requests";q=6;w=60'
     assert refused.headers["ratelimit"].startswith('"requests";r=0;t=')
