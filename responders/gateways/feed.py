@@ -56,16 +56,18 @@ class Feed:
     async def respond(self, request: Request) -> Response:
         """200 with the changes, 410 when the cursor is too old. Raises StoreUnavailable."""
         since = request.query_params.get("since") or None
+        mode, revisions = await asyncio.to_thread(self._state)
         try:
             changes = await asyncio.to_thread(self._store.changes, since)
         except CursorTooOld:
+            # A snapshot can take seconds; whoever waits for one must still hear of the mode.
             return Response(
-                b'{"type":"about:blank","title":"Gone","status":410,'
-                b'"detail":"The cursor is too old: take a new snapshot, without since."}',
+                b'{"type":"about:blank","title":"Gone","status":410,"mode":"%s",'
+                b'"detail":"The cursor is too old: take a new snapshot, without since."}'
+                % mode.encode(),
                 410,
                 media_type="application/problem+json",
             )
-        mode, revisions = await asyncio.to_thread(self._state)
         await self._current_allowlist(revisions.allowed)
         known = request.query_params.get("allow") == self._allow_tag
         allow = None if known else self._allow
