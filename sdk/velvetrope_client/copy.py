@@ -149,9 +149,10 @@ class _State:
         """Drop what has ended, each time the number of decisions doubled."""
         if len(self) < self.sweep_at:
             return
-        for values in (*self.by_scope.values(), *self.networks.values()):
+        every: list[dict[Any, _Kept]] = [*self.by_scope.values(), *self.networks.values()]
+        for values in every:
             for key in [k for k, kept in values.items() if kept[_EXPIRES] <= now]:
-                values.pop(key, None)  # type: ignore[call-overload]
+                del values[key]
         self.sweep_at = max(1024, 2 * len(self))
 
 
@@ -240,10 +241,10 @@ class Copy:
             self._thread.start()
             self._pid = os.getpid()
 
-    def close(self) -> None:
-        """Stop following, and wait for the thread."""
+    def close(self, *, wait: bool = True) -> None:
+        """Stop following; with `wait`, return when the thread has ended."""
         self._stop.set()
-        if self._thread is not None and self._pid == os.getpid():
+        if wait and self._thread is not None and self._pid == os.getpid():
             self._thread.join()
         self._pid = -1
 

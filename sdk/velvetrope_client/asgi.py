@@ -1,0 +1,368 @@
+"""ASGI middleware: enforces decisions in front of an application, from a local copy.
+
+    app = Velvetrope(app, "http://127.0.0.1:8470")
+
+Nothing is asked of anybody while nothing is wrong. A caller under a decision is refused here, or
+answered poisoned; throttles and challenges are taken from the verdict API, which counts for all
+processes and knows the proofs, and from this process alone when it does not answer.
+
+The application finds `scope["velvetrope"]`, a `Verdict`: the action in force and the account.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any, Final, Protocol
+
+from velvetrope_client.client import AsyncClient, Unavailable, Verdict
+from velvetrope_client.copy import Caller, Copy, Decision
+from velvetrope_client.refusals import Limiter, Refusal, block, challenge
+
+__all__ = ["Headers", "Rewrites", "Stream", "Velvetrope"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_OURS: Final = b"x-velvetrope"
+_SHARED: Final = frozenset(("account", "api_key"))  # scopes that the verdict API sees as well
+_ASK_AGAIN_S: Final = 1.0
+_MAX_REQUEST: Final = 4 << 20
+_MAX_ANSWER: Final = 16 << 20
+# What would keep an answer from being read: compression, parts of it, files sent past the server.
+_HIDES_ANSWERS: Final = frozenset((b"accept-encoding", b"range", b"if-range"))
+_PAST_SEND: Final = ("http.response.pathsend", "http.response.zerocopysend")
+_OF_BODY: Final = frozenset((b"content-length", b"etag", b"content-md5", b"digest"))
+
+
+class Stream(Protocol):
+    """A streaming answer being rewritten."""
+
+    def feed(self, chunk: bytes) -> bytes: ...
+    def close(self) -> bytes: ...
+
+
+class Rewrites(Protocol):
+    """What rewrites answers to poisoned callers: `velvetrope_client.rewriting.Rewriter`."""
+
+    def rewrite(
+        self,
+        *,
+        action: str,
+        level: int,
+        subject: str,
+        endpoint: str,
+        request: bytes,
+        body: bytes,
+        content_type: str,
+    ) -> bytes: ...
+
+    def stream(
+        self,
+        *,
+        action: str,
+        level: int,
+        subject: str,
+        endpoint: str,
+        request: bytes,
+        content_type: str,
+    ) -> Stream: ...
+
+
+class Headers:
+    """Identity from header fields: the key's hash, and the account if something in front sets it.
+
+    Args:
+        key: field with the caller's bearer key.
+        account: field that a gateway in front sets, over whatever the client sent. None: there is
+            none, and a client's own says nothing.
+
+    A caller without an account is known by the hash of its key, else by its address.
+    """
+
+    def __init__(self, key: str = "authorization", account: str | None = None) -> None:
+        self._key = key.lower().encode()
+        self._account = None if account is None else account.lower().encode()
+
+    def __call__(self, scope: Scope) -> Caller:
+        key = account = None
+        for name, value in scope["headers"]:
+            if name == self._key:
+                key = _key_scope(value)
+            elif name == self._account:
+                account = value.decode("utf-8", "surrogateescape") or None
+        client = scope.get("client")
+        ip = client[0] if client else None
+        return Caller(
+            account=account or key or (f"ip:{ip}" if ip else None),
+            api_key=key,
+            ip=ip,
+            endpoint=scope["path"],
+        )
+
+
+class Velvetrope:
+    """The middleware.
+
+    Args:
+        app: the application behind it.
+        url, secret: of the verdict API.
+        identify: from the ASGI scope to a Caller; the default is `Headers()`.
+        rewriter: for answers to poisoned callers; None leaves them to the application.
+        ask: take throttles and challenges from the verdict API; False decides them here, where
+            each process counts for itself.
+        fail_closed: actions that stay in force when the feed has been silent for too long; the
+            others fail open.
+        challenge_url, status_block: as `api.challenge_url` and `api.status_block` of the service,
+            for refusals that are decided here.
+        copy, client: in place of those made from `url` and `secret`.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        url: str = "http://127.0.0.1:8470",
+        *,
+        secret: str | None = None,
+        identify: Callable[[Scope], Caller] | None = None,
+        rewriter: Rewrites | None = None,
+        ask: bool = True,
+        fail_closed: Collection[str] = (),
+        challenge_url: str | None = None,
+        status_block: int = 403,
+        copy: Copy | None = None,
+        client: AsyncClient | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.copy = Copy(url, secret=secret, clock=clock) if copy is None else copy
+        self._app = app
+        self._url, self._secret = url, secret
+        self._identify = Headers() if identify is None else identify
+        self._rewriter = rewriter
+        self._ask = ask
+        self._fail_closed = frozenset(fail_closed)
+        self._block = block(status_block)
+        self._challenge = challenge(challenge_url)
+        self._client = client
+        self._ask_at = float("-inf")
+        self._limiter = Limiter(clock)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI 3."""
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        self.copy.start()
+        scope = dict(scope)
+        headers = scope["headers"]
+        for name, _ in headers:
+            if name[:12] == _OURS or b"_" in name:
+                scope["headers"] = headers = [h for h in headers if not _is_ours(h[0])]
+                break
+        caller = self._identify(scope)
+        decision = self.copy.find(caller)
+        if decision is None:
+            scope["velvetrope"] = Verdict(account=caller.account or "")
+            await self._app(scope, receive, send)
+            return
+        await self._enforce(decision, caller, scope, receive, send)
+
+    async def _enforce(
+        self, decision: Decision, caller: Caller, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        verdict = await self._verdict(decision, caller, scope)
+        if verdict.refusal is not None:
+            await _refuse(verdict.refusal, scope, send)
+            return
+        scope["velvetrope"] = verdict
+        if verdict.action != "poison" or self._rewriter is None or scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request, receive = await _read(receive)
+        scope["headers"] = [h for h in scope["headers"] if h[0] not in _HIDES_ANSWERS]
+        extensions = scope.get("extensions") or {}
+        scope["extensions"] = {k: v for k, v in extensions.items() if k not in _PAST_SEND}
+        rewriting = _Rewriting(self._rewriter, decision, verdict, scope, request, send)
+        await self._app(scope, receive, rewriting.send)
+
+    async def _verdict(self, decision: Decision, caller: Caller, scope: Scope) -> Verdict:
+        """What the decision means for this request."""
+        allowed = Verdict(account=caller.account or "")
+        if self.copy.stale and decision.action not in self._fail_closed:
+            return allowed
+        action, level, params = decision.action, decision.level, decision.params
+        if action == "block":
+            return Verdict(action, level, allowed.account, self._block)
+        limited = "rate_per_min" in params
+        if self._ask and decision.scope in _SHARED and (action == "challenge" or limited):
+            asked = await self._asked(caller, scope)
+            if asked is not None:
+                return asked
+        refusal = None
+        if action == "challenge":
+            refusal = self._challenge
+        elif limited:
+            refusal = self._limiter.take(
+                str(params.get("bucket", decision.subject)),
+                float(params["rate_per_min"]),
+                int(params.get("burst", 1)),
+            )
+        return Verdict(action, level, allowed.account, refusal)
+
+    async def _asked(self, caller: Caller, scope: Scope) -> Verdict | None:
+        """The verdict API's own answer; None when it gives none, and then for a while."""
+        if time.monotonic() < self._ask_at:
+            return None
+        if self._client is None:
+            self._client = AsyncClient(self._url, secret=self._secret)
+        try:
+            # The path as sent would let a client hide its endpoint behind percent signs.
+            return await self._client.check(
+                scope["headers"],
+                path=caller.endpoint or scope["path"],
+                method=scope.get("method", "GET"),
+                account=caller.account,
+            )
+        except Unavailable:
+            self._ask_at = time.monotonic() + _ASK_AGAIN_S
+            return None
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.copy.start()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self.copy.close(wait=False)
+            if self._client is not None:
+                await self._client.close()
+                self._client = None
+
+
+class _Rewriting:
+    """Passes an answer on, rewritten: a stream as it comes, any other once it is whole."""
+
+    def __init__(
+        self,
+        rewriter: Rewrites,
+        decision: Decision,
+        verdict: Verdict,
+        scope: Scope,
+        request: bytes,
+        send: Send,
+    ) -> None:
+        self._rewriter = rewriter
+        self._what: dict[str, Any] = {
+            "action": verdict.action,
+            "level": verdict.level,
+            "subject": decision.subject,
+            "endpoint": scope["path"],
+            "request": request,
+        }
+        self._head = scope.get("method") == "HEAD"
+        self._send = send
+        self._start: Message | None = None
+        self._content_type = ""
+        self._stream: Stream | None = None
+        self._body = bytearray()
+        self._passing = False
+
+    async def send(self, message: Message) -> None:
+        """Takes the application's messages."""
+        if message["type"] == "http.response.start" and not self._passing:
+            await self._begin(message)
+        elif message["type"] == "http.response.body" and not self._passing:
+            await self._go_on(message.get("body", b""), message.get("more_body", False))
+        else:
+            await self._send(message)
+
+    async def _begin(self, message: Message) -> None:
+        headers = [(name.lower(), value) for name, value in message.get("headers", ())]
+        fields = dict(headers)
+        encoded = fields.get(b"content-encoding", b"identity") != b"identity"
+        if self._head or encoded or not 200 <= message["status"] < 300:
+            self._passing = True
+            await self._send(message)
+            return
+        self._content_type = fields.get(b"content-type", b"").decode("latin-1")
+        message = {**message, "headers": [h for h in headers if h[0] not in _OF_BODY]}
+        if self._content_type.partition(";")[0].strip().lower() == "text/event-stream":
+            self._stream = self._rewriter.stream(content_type=self._content_type, **self._what)
+            await self._send(message)
+        else:
+            self._start = message
+
+    async def _go_on(self, chunk: bytes, more: bool) -> None:
+        if self._stream is not None:
+            out = self._stream.feed(chunk) if chunk else b""
+            if not more:
+                out += self._stream.close()
+            if out or not more:
+                await self._send({"type": "http.response.body", "body": out, "more_body": more})
+            return
+        self._body += chunk
+        start = self._start
+        assert start is not None, "a body before its start"  # noqa: S101  the server checks too
+        if not more:
+            body = self._rewriter.rewrite(
+                body=bytes(self._body), content_type=self._content_type, **self._what
+            )
+            start["headers"].append((b"content-length", str(len(body)).encode()))
+            await self._send(start)
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        elif len(self._body) > _MAX_ANSWER:
+            # Nothing that a model answers is as long; it may be a file, which nobody can rewrite.
+            self._passing = True
+            await self._send(start)
+            body = bytes(self._body)
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _read(receive: Receive) -> tuple[bytes, Receive]:
+    """The request's body, as far as it is kept, and a `receive` that gives it again."""
+    messages: list[Message] = []
+    body = bytearray()
+    while len(body) <= _MAX_REQUEST:
+        message = await receive()
+        messages.append(message)
+        if message["type"] != "http.request":
+            break
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            break
+    messages.reverse()
+
+    async def again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return bytes(body), again
+
+
+async def _refuse(refusal: Refusal, scope: Scope, send: Send) -> None:
+    start: Message = {"status": refusal.status, "headers": list(refusal.headers)}
+    body: Message = {"body": refusal.body if scope.get("method") != "HEAD" else b""}
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", **start})
+        await send({"type": "http.response.body", **body})
+    elif "websocket.http.response" in (scope.get("extensions") or {}):
+        await send({"type": "websocket.http.response.start", **start})
+        await send({"type": "websocket.http.response.body", **body})
+    else:
+        await send({"type": "websocket.close", "code": 1008, "reason": ""})
+
+
+def _is_ours(name: bytes) -> bool:
+    # Servers of CGI's kind take an underscore for a dash.
+    return name.replace(b"_", b"-").startswith(_OURS)
+
+
+def _key_scope(value: bytes) -> str | None:
+    key = value.strip()
+    if key[:7].lower() == b"bearer " or key.lower() == b"bearer":
+        key = key[7:].strip()
+    return "sha256:" + hashlib.sha256(key).hexdigest() if key else None
