@@ -1,6 +1,6 @@
 # make run              a campaign caught on a made-up API, in about a minute
 # make run LOGS=my.jsonl FORMAT=nginx
-#                       the same on your own log (native, nginx or litellm)
+#                       the same on your own log (native, nginx, litellm or envoy)
 # make test             everything CI runs; installs what it needs
 # make check            the linters and type checker alone
 

@@ -124,7 +124,7 @@ class ServeSettings(_Part):
     """The one-process service."""
 
     files: tuple[Path, ...] = Field((), description="logs to follow, when no argument names any")
-    format: str = Field("native", description="of those logs: native, nginx or litellm")
+    format: str = Field("native", description="of those logs: native, nginx, litellm or envoy")
     state: Path = Field(Path("velvetrope.db"), description="SQLite file (WAL) that holds all state")
     checkpoint_every_s: Seconds = Field(2.0, description="s between checkpoints of the state")
     poll_every_s: Seconds = Field(0.2, description="s between looks at a log that has no news")

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests run beside Python: Redis, nginx, Java 17, Maven, and Kafka's jars into
+# Installs what the tests run beside Python: Redis, nginx, Caddy, Java 17, Maven, and Kafka's jars into
 # .cache/kafka. What is there already is left alone, so that this takes a second the next time.
 set -eu
 
@@ -21,6 +21,7 @@ apt() {
 
 has redis-server || apt 'Redis' redis-server
 has nginx || apt 'nginx' nginx-light
+has caddy || apt 'Caddy' caddy
 if ! has java || [ "$(java_major)" -lt 17 ]; then
     apt 'Java 17 or later' default-jre-headless
 fi

@@ -38,7 +38,7 @@ ConfigOption = Annotated[
 ]
 FormatOption = Annotated[
     str | None,
-    typer.Option("--format", metavar="NAME", help="Of the log: native, nginx or litellm."),
+    typer.Option("--format", metavar="NAME", help="Of the log: native, nginx, litellm or envoy."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON, one object a line, for scripts.")]
 

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Final
 
 from detector.formats.base import Bad, Format, split_records
+from detector.formats.envoy import Envoy
 from detector.formats.litellm import LiteLLM
 from detector.formats.native import Native
 from detector.formats.nginx import Nginx
@@ -18,6 +19,7 @@ _FORMATS: Final[dict[str, Callable[[FormatSettings], Format]]] = {
     Native.name: Native,
     Nginx.name: Nginx,
     LiteLLM.name: LiteLLM,
+    Envoy.name: Envoy,
 }
 
 

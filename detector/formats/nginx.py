@@ -13,10 +13,10 @@ from detector.formats.base import Bad, account_or_ip, check_size, end_of_input
 from detector.formats.body import Asked, read_body
 from detector.settings import FormatSettings
 
-__all__ = ["Nginx"]
+__all__ = ["Line", "Nginx", "text_of"]
 
 
-class _Line(msgspec.Struct, gc=False):
+class Line(msgspec.Struct, gc=False):
     """The log format's fields. nginx writes an empty string for what it does not have."""
 
     msec: float
@@ -35,7 +35,7 @@ class _Line(msgspec.Struct, gc=False):
     body: str = ""
 
 
-_decoder: Final = msgspec.json.Decoder(_Line)
+_decoder: Final = msgspec.json.Decoder(Line)
 _KEY_HASH: Final = re.compile(r"sha256:[0-9a-f]{64}")
 # TensorFlow Serving, KServe and Gemini name the model in the path, not in the body.
 _MODEL_IN_PATH: Final = re.compile(r"/models/([^/:]{1,256})")
@@ -55,7 +55,7 @@ class Nginx:
         if end := end_of_input(record):
             return [end]
         check_size(record)
-        line = _line(record)
+        line = self._line(record)
         asked = read_body(line.body) if line.body else _NO_BODY
         events: list[Event | EndOfInput] = []
         rows: list[str | list[float] | None] = [*asked.inputs] or [None]
@@ -83,7 +83,13 @@ class Nginx:
                 bad.append((index, str(error)))
         return events, bad
 
-    def _event(self, line: _Line, asked: Asked) -> Event:
+    def _line(self, record: bytes) -> Line:
+        try:
+            return _decoder.decode(text_of(record))
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise BadRecord(f"not a line of log_format velvetrope: {error}") from None
+
+    def _event(self, line: Line, asked: Asked) -> Event:
         status = _status(line.status)
         if status is None:
             raise BadRecord(f"status: {line.status[:16]!r} is not an HTTP status")
@@ -113,17 +119,13 @@ class Nginx:
         )
 
 
-def _line(record: bytes) -> _Line:
-    try:
-        text = record.decode()
-    except UnicodeDecodeError:
-        # nginx copies bytes that are not UTF-8 from what the client sent. The client must not be
-        # able to drop out of the count that way, so they are replaced and the request counts.
-        text = record.decode(errors="replace")
-    try:
-        return _decoder.decode(text)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise BadRecord(f"not a line of log_format velvetrope: {error}") from None
+def text_of(record: bytes) -> str:
+    """A line's text, bytes that are no UTF-8 replaced.
+
+    nginx copies them from what the client sent. The client must not be able to drop out of the
+    count that way.
+    """
+    return record.decode(errors="replace")
 
 
 def _status(text: str) -> int | None:
@@ -131,7 +133,7 @@ def _status(text: str) -> int | None:
     return int(text) if len(text) == 3 and text.isascii() and text.isdigit() else None
 
 
-def _outputs(line: _Line, rows: int) -> list[Output | None]:
+def _outputs(line: Line, rows: int) -> list[Output | None]:
     """What the upstream's own headers say of the answers: one label a row, by commas."""
     if not line.label:
         return [None] * rows

@@ -6,12 +6,20 @@ import hashlib
 import ipaddress
 from collections.abc import Iterable
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 
 from responders.settings import ApiSettings
 
-__all__ = ["Caller", "caller_of_headers", "caller_of_litellm", "header_value", "key_scope"]
+__all__ = [
+    "Caller",
+    "caller_of_headers",
+    "caller_of_litellm",
+    "header_value",
+    "key_scope",
+    "plain_path",
+]
 
 _MAX_BYTES: Final = 256
 
@@ -79,6 +87,32 @@ def key_scope(value: bytes) -> str | None:
     if key[:7].lower() == b"bearer " or key.lower() == b"bearer":
         key = key[7:].strip()
     return "sha256:" + hashlib.sha256(key).hexdigest() if key else None
+
+
+def plain_path(uri: str, *, decoded: bool = False) -> str:
+    """The path of a request target as a model's server may take it: one spelling for all.
+
+    Decisions about endpoints match it, and `/v1/%63hat` must not escape one about `/v1/chat`.
+    `decoded`: percent-encoding is undone already, and twice would be another path.
+
+    >>> plain_path("/v1//x/../%63hat/?a=b")
+    '/v1/chat/'
+    """
+    path = uri if decoded else uri.partition("?")[0]
+    if not path.startswith("/") and "://" in path:  # the absolute form
+        path = "/" + path.partition("://")[2].partition("/")[2]
+    if "%" in path and not decoded:
+        path = unquote(path, errors="surrogateescape")
+    if "//" not in path and "/." not in path:
+        return path
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    ends = "/" if parts and path.endswith(("/", "/.", "/..")) else ""
+    return "/" + "/".join(parts) + ends
 
 
 def header_value(text: str) -> bytes:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from responders.gateways.answer import Answer, allow_response, refusal_response
-from responders.gateways.caller import Caller, caller_of_headers
+from responders.gateways.caller import Caller, caller_of_headers, plain_path
 from responders.settings import ApiSettings
 
 __all__ = ["PREFIX", "caller", "respond"]
@@ -22,7 +22,8 @@ PREFIX: Final = "/authorize/envoy"
 def caller(request: Request, settings: ApiSettings) -> Caller:
     """From the headers that Envoy is told to send, and the path behind the prefix."""
     path: str = request.scope["path"]
-    return caller_of_headers(request.headers.raw, settings, path.removeprefix(PREFIX) or "/")
+    path = plain_path(path.removeprefix(PREFIX) or "/", decoded=True)
+    return caller_of_headers(request.headers.raw, settings, path)
 
 
 def respond(answer: Answer) -> Response:

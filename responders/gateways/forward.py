@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from responders.gateways.answer import Answer, allow_response, refusal_response
-from responders.gateways.caller import Caller, caller_of_headers
+from responders.gateways.caller import Caller, caller_of_headers, plain_path
 from responders.settings import ApiSettings
 
 __all__ = ["caller", "respond"]
@@ -15,7 +15,7 @@ __all__ = ["caller", "respond"]
 def caller(request: Request, settings: ApiSettings) -> Caller:
     """From the client's headers as the gateway relays them, and X-Forwarded-Uri."""
     uri = request.headers.get("x-forwarded-uri")
-    path = None if uri is None else uri.partition("?")[0]
+    path = None if uri is None else plain_path(uri)
     return caller_of_headers(request.headers.raw, settings, path)
 
 

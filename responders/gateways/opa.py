@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from responders.actions.problem import PROBLEM_JSON
 from responders.gateways.answer import Answer
-from responders.gateways.caller import Caller, caller_of_headers
+from responders.gateways.caller import Caller, caller_of_headers, plain_path
 from responders.settings import ApiSettings
 
 __all__ = ["caller", "respond"]
@@ -33,7 +33,7 @@ async def caller(request: Request, settings: ApiSettings) -> Caller:
     return caller_of_headers(
         _fields(http.get("headers")),
         settings,
-        path.partition("?")[0] if isinstance(path, str) else None,
+        plain_path(path) if isinstance(path, str) else None,
     )
 
 

@@ -7,7 +7,7 @@ from detector.formats import UnknownFormat, get, names, split_records
 
 
 def test_every_name_is_found_and_is_the_formats_own() -> None:
-    assert names() == ("native", "nginx", "litellm")
+    assert names() == ("native", "nginx", "litellm", "envoy")
     assert [get(name).name for name in names()] == list(names())
 
 
