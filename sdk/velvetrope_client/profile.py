@@ -1,0 +1,213 @@
+"""What customers send, learned from examples, to tell what is far from it.
+
+Examples are rows or texts like theirs: the model's own training or validation set will do. For
+numbers each column becomes normal scores of its ranks, the columns are whitened, and the distance
+is that to the nearest example; for texts it is one less the weighted Jaccard likeness of its words
+to the most alike example's, rare words weighing more. The limit is the distance that a chosen share
+of the examples themselves exceed, each against all others.
+
+Needs numpy (`pip install velvetrope-client[profile]`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from velvetrope_client.wrong_answers import words
+
+__all__ = ["BadProfile", "Profile", "TextProfile", "VectorProfile", "dump", "fit", "load"]
+
+Floats = NDArray[np.float64]
+_FORMAT: Final = 1
+_MIN_EXAMPLES: Final = 50
+_MAX_EXAMPLES: Final = 4000
+_RIDGE: Final = 0.01  # of a column's variance, so that equal columns do not divide by nothing
+_LAST_RANK: Final = 1e-4  # past which the tails of the normal scores are flat
+_NORMAL: Final = NormalDist()
+
+
+class BadProfile(ValueError):
+    """Examples or a file that make no profile; the text says what is wrong."""
+
+
+class VectorProfile:
+    """Rows of numbers, and how far a row may be from the nearest of them.
+
+    Args:
+        rows: (n, d) examples.
+        limit: distance in whitened normal scores; None for that which `touched` of the examples
+            exceed.
+        touched: share of inputs like the examples that may be far.
+    """
+
+    def __init__(self, rows: Any, *, limit: float | None = None, touched: float = 0.005) -> None:
+        self._rows = np.asarray(rows, dtype=np.float64)
+        if self._rows.ndim != 2 or not np.isfinite(self._rows).all():
+            raise BadProfile("rows: expected lists of finite numbers, all of one length")
+        self._sorted = np.sort(self._rows, axis=0)
+        scores = self._scores(self._rows)
+        spread = np.cov(scores.T).reshape(len(scores.T), -1) + _RIDGE * np.eye(len(scores.T))
+        self._whiten = np.linalg.inv(np.linalg.cholesky(spread)).T
+        self._examples = scores @ self._whiten
+        self.limit = self._limit(touched) if limit is None else limit
+
+    def distance(self, given: str | Sequence[float]) -> float:
+        """To the nearest example; infinite for a text, or a row of another length."""
+        point = self._point(given)
+        if point is None:
+            return math.inf
+        return float(np.sqrt(((self._examples - point) ** 2).sum(axis=1).min()))
+
+    def is_far(self, given: str | Sequence[float]) -> bool:
+        """Whether an input is farther than the limit."""
+        return self.distance(given) > self.limit
+
+    def coordinates(self, given: Sequence[float]) -> list[float] | None:
+        """A row's normal scores, whitened; None for another length."""
+        point = self._point(given)
+        return None if point is None else [float(x) for x in point]
+
+    def to_json(self) -> dict[str, Any]:
+        """For a file."""
+        return {"kind": "vector", "limit": self.limit, "rows": self._rows.tolist()}
+
+    def _point(self, given: str | Sequence[float]) -> Floats | None:
+        if isinstance(given, str) or len(given) != self._rows.shape[1]:
+            return None
+        point: Floats = (self._scores(np.asarray([given], dtype=np.float64)) @ self._whiten)[0]
+        return point
+
+    def _scores(self, rows: Floats) -> Floats:
+        """Mid-ranks among the examples, as quantiles of the normal distribution."""
+        columns = []
+        for held, column in zip(self._sorted.T, rows.T, strict=True):
+            below = np.searchsorted(held, column, "left") + np.searchsorted(held, column, "right")
+            rank = np.clip((below + 1) / 2 / (len(held) + 1), _LAST_RANK, 1 - _LAST_RANK)
+            columns.append([_NORMAL.inv_cdf(r) for r in rank.tolist()])
+        return np.array(columns).T
+
+    def _limit(self, touched: float) -> float:
+        nearest = np.empty(len(self._examples))
+        for place, example in enumerate(self._examples):
+            squares = ((self._examples - example) ** 2).sum(axis=1)
+            squares[place] = np.inf
+            nearest[place] = np.sqrt(squares.min())
+        return float(np.quantile(nearest, 1.0 - touched))
+
+
+class TextProfile:
+    """Texts as sets of hashed words, and how unlike all of them a text may be.
+
+    A word is kept as 8 bytes of a hash: the file holds no text, though a guess at a word can be
+    tested against it.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[Sequence[str]],
+        *,
+        limit: float | None = None,
+        touched: float = 0.005,
+    ) -> None:
+        self._texts = [frozenset(text) for text in texts]
+        among = Counter(word for text in self._texts for word in text)
+        self._unseen = math.log(len(self._texts) + 1)
+        self._weight = {w: self._unseen - math.log(n + 1) for w, n in among.items()}
+        self._total = [self._weigh(text) for text in self._texts]
+        self._with: dict[str, list[int]] = {}
+        for place, text in enumerate(self._texts):
+            for word in text:
+                self._with.setdefault(word, []).append(place)
+        self.limit = self._limit(touched) if limit is None else limit
+
+    def distance(self, given: str | Sequence[float]) -> float:
+        """From 0, an example's words, to 1, no word in common; 1 for anything but a text."""
+        return self._distance(hashed(given)) if isinstance(given, str) else 1.0
+
+    def is_far(self, given: str | Sequence[float]) -> bool:
+        """Whether a text is less like every example than the limit."""
+        return self.distance(given) > self.limit
+
+    def coordinates(self, given: Sequence[float]) -> None:
+        """A text has none."""
+        return
+
+    def to_json(self) -> dict[str, Any]:
+        """For a file."""
+        return {"kind": "text", "limit": self.limit, "texts": [sorted(t) for t in self._texts]}
+
+    def _distance(self, text: frozenset[str], *, other_than: int = -1) -> float:
+        shared: dict[int, float] = {}
+        for word in text:
+            weight = self._weight.get(word, 0.0)
+            for place in self._with.get(word, ()):
+                shared[place] = shared.get(place, 0.0) + weight
+        shared.pop(other_than, None)
+        total = self._weigh(text)
+        if not total:
+            return 0.0  # empty, or of nothing but words that every example has
+        alike = (same / (total + self._total[p] - same) for p, same in shared.items() if same)
+        return 1.0 - max(alike, default=0.0)
+
+    def _weigh(self, text: frozenset[str]) -> float:
+        return sum(self._weight.get(word, self._unseen) for word in text)
+
+    def _limit(self, touched: float) -> float:
+        unlike = [self._distance(t, other_than=place) for place, t in enumerate(self._texts)]
+        return float(np.quantile(unlike, 1.0 - touched))
+
+
+Profile = VectorProfile | TextProfile
+
+
+def fit(examples: Sequence[Any], *, touched: float = 0.005) -> Profile:
+    """A profile of texts or of rows of numbers; of more than 4,000 evenly spaced ones are kept.
+
+    Raises BadProfile for fewer than 50 examples, or for a mixture.
+    """
+    if len(examples) < _MIN_EXAMPLES:
+        raise BadProfile(f"{len(examples)} examples; a profile needs at least {_MIN_EXAMPLES}")
+    if not 0.0 < touched < 0.5:
+        raise BadProfile(f"touched: above 0 and below 0.5, not {touched}")
+    step = max(1.0, len(examples) / _MAX_EXAMPLES)
+    kept = [examples[int(place * step)] for place in range(int(len(examples) / step))]
+    if all(isinstance(example, str) for example in kept):
+        return TextProfile([sorted(hashed(text)) for text in kept], touched=touched)
+    try:
+        return VectorProfile(kept, touched=touched)
+    except (TypeError, ValueError) as error:
+        raise BadProfile(f"examples: all texts, or all rows of numbers: {error}") from error
+
+
+def load(path: Path | str) -> Profile:
+    """Read a file that `dump` wrote. BadProfile names the file; OSError when it cannot be read."""
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        if document["format"] != _FORMAT:
+            raise BadProfile(f"format {document['format']}; this version reads {_FORMAT}")
+        limit = float(document["limit"])
+        if document["kind"] == "text":
+            return TextProfile(document["texts"], limit=limit)
+        return VectorProfile(document["rows"], limit=limit)
+    except (KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
+        raise BadProfile(f"{path}: no profile: {error}") from error
+
+
+def dump(profile: Profile) -> str:
+    """The text of a profile's file. It holds the examples: rows as they are, words hashed."""
+    return json.dumps({"format": _FORMAT, **profile.to_json()}, separators=(",", ":")) + "\n"
+
+
+def hashed(text: str) -> frozenset[str]:
+    """A text's words as hashes, hex of 8 bytes."""
+    return frozenset(blake2b(word.encode(), digest_size=8).hexdigest() for word in words(text))

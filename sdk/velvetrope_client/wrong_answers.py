@@ -1,0 +1,209 @@
+"""Wrong answers for a classifier's poisoned callers, where an operator opted in.
+
+Two strengths. **Perturbed**: the label stays, and probability moves from it to a class drawn by the
+key, within a bound; only who learns from probabilities is misled. **Wrong**: where the input is far
+from what customers send, or the model itself is unsure, the label is drawn by the key from all
+classes and so says nothing of the model; everywhere else answers are right. A customer hardly ever
+asks there, a thief without customers' inputs does (docs/poison.md has the figures).
+
+Nothing is drawn by chance. A subject's draw is an HMAC of the cell that the input lies in, and
+cells are wide: the sides of a few planes for numbers, the least word by HMAC for texts. The same
+question has the same answer, so has nearly every neighbour of it, and an average over repeats, over
+near-duplicates or over accounts averages draws that never knew the truth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final, Protocol
+
+from velvetrope_client.keys import Key, Keyring
+
+__all__ = ["Region", "WrongAnswerSettings", "WrongAnswers", "words"]
+
+Input = str | list[float]
+_PLANES: Final = 8  # 256 cells
+_WORD: Final = re.compile(r"\w+")
+_PURPOSE: Final = "wrong answers 1"
+_MARGIN: Final = 1e-3  # by which a perturbed answer's label still leads
+
+
+class Region(Protocol):
+    """What customers send, as far as it is known: `velvetrope_client.profile.Profile` is one."""
+
+    def is_far(self, given: Input) -> bool:
+        """Whether an input is unlike them."""
+        ...
+
+    def coordinates(self, given: Sequence[float]) -> list[float] | None:
+        """A vector on the scale of customers' own, or None when it has another length."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WrongAnswerSettings:
+    """What is opted into at an endpoint, and from which level; level 0 is never.
+
+    Attributes:
+        perturb_from: level from which probabilities are perturbed.
+        bound: largest L1 distance of perturbed probabilities from the model's, 0 to 2.
+        wrong_from: level from which labels are wrong in the region.
+        region: of inputs far from customers'; None is no input.
+        unsure_below: the model's own probability of its label below which an answer is in the
+            region too; 0 is none.
+    """
+
+    perturb_from: int = 0
+    bound: float = 0.5
+    wrong_from: int = 0
+    region: Region | None = field(default=None, repr=False)
+    unsure_below: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.bound <= 2.0:
+            raise ValueError(f"wrong_answers.bound: above 0 and at most 2, not {self.bound}")
+        if not 0.0 <= self.unsure_below <= 1.0:
+            raise ValueError(f"wrong_answers.unsure_below: 0 to 1, not {self.unsure_below}")
+        if self.wrong_from and self.region is None and not self.unsure_below:
+            raise ValueError(
+                "wrong_answers.wrong_from needs a `profile`, `unsure_below`, or both: without "
+                "them customers and thieves would be told wrong alike"
+            )
+
+
+class WrongAnswers:
+    """The wrong answers of one endpoint, under the current key."""
+
+    def __init__(self, settings: WrongAnswerSettings, keys: Keyring) -> None:
+        self._settings = settings
+        self._key = keys.current
+
+    def answer(
+        self,
+        subject: str,
+        level: int,
+        given: Input,
+        label: str,
+        chances: Mapping[str, float],
+        classes: Sequence[str],
+    ) -> tuple[str, dict[str, float]]:
+        """Label and probabilities to give in the place of the model's.
+
+        `classes` are all that the model knows: what is drawn from. Both inputs that are the same
+        and nearly all that are nearly the same get the same draw.
+        """
+        own = dict(chances)
+        if len(classes) < 2:
+            return label, own
+        wrong = self._settings.wrong_from
+        if 0 < wrong <= level and self._in_region(given, own.get(label)):
+            drawn = self._order(subject, given, "label", classes)[0]
+            if drawn in own and label in own:
+                own[drawn], own[label] = own[label], own[drawn]
+            elif label in own:
+                own[drawn] = own.pop(label)
+            return drawn, own
+        perturb = self._settings.perturb_from
+        if 0 < perturb <= level and label in own and len(own) > 1:
+            others = [name for name in classes if name != label and name in own]
+            if others:
+                toward = self._order(subject, given, "perturb", others)[0]
+                own = perturbed(own, label, toward, self._settings.bound)
+        return label, own
+
+    def _in_region(self, given: Input, sure: float | None) -> bool:
+        if sure is not None and sure < self._settings.unsure_below:
+            return True
+        region = self._settings.region
+        return region is not None and region.is_far(given)
+
+    def _order(self, subject: str, given: Input, use: str, classes: Sequence[str]) -> list[str]:
+        """The classes in the order of their HMACs for the input's cell."""
+        key = _subject_key(self._key, use, subject)
+        cell = self._cell(key, given)
+        return sorted(
+            set(classes),
+            key=lambda name: _mac(key, b"class", cell, name.encode("utf-8", "replace")),
+        )
+
+    def _cell(self, key: bytes, given: Input) -> bytes:
+        if isinstance(given, str):
+            return min((_mac(key, b"word", word.encode()) for word in words(given)), default=b"")
+        region = self._settings.region
+        known = None if region is None else region.coordinates(given)
+        # Without a profile the scale of a column is unknown: a logarithm keeps one of thousands
+        # from deciding alone.
+        point = known if known is not None else [math.asinh(number) for number in given]
+        sides = [
+            sum(a * x for a, x in zip(plane, point, strict=True)) >= 0.0
+            for plane in _planes(key, len(point))
+        ]
+        return bytes(sides)
+
+
+def words(text: str) -> frozenset[str]:
+    """A text's words, without case, accents' spelling, order, punctuation and repetition.
+
+    >>> sorted(words("Hello,  hello WORLD!"))
+    ['hello', 'world']
+    """
+    plain = unicodedata.normalize("NFKC", text.encode("utf-8", "replace").decode()).casefold()
+    return frozenset(_WORD.findall(plain))
+
+
+def perturbed(
+    chances: Mapping[str, float], label: str, toward: str, bound: float
+) -> dict[str, float]:
+    """Move probability from the label to `toward`, by at most `bound` in L1; the label leads still.
+
+    >>> perturbed({"a": 0.7, "b": 0.2, "c": 0.1}, "a", "c", 0.2)
+    {'a': 0.6, 'b': 0.2, 'c': 0.2}
+    """
+    third = max((p for name, p in chances.items() if name not in (label, toward)), default=0.0)
+    room = min(
+        chances[label] - third - _MARGIN,
+        (chances[label] - chances[toward] - _MARGIN) / 2.0,
+        bound / 2.0,
+    )
+    if room <= 0.0:
+        return dict(chances)
+    return {
+        name: round(chance - room, 12)
+        if name == label
+        else round(chance + room, 12)
+        if name == toward
+        else chance
+        for name, chance in chances.items()
+    }
+
+
+@lru_cache(maxsize=1024)
+def _subject_key(key: Key, use: str, subject: str) -> bytes:
+    return key.derive(_PURPOSE, use, subject)
+
+
+@lru_cache(maxsize=256)
+def _planes(key: bytes, width: int) -> tuple[tuple[float, ...], ...]:
+    """Planes through the middle, each a row of ±1: as good as Gaussian ones (Achlioptas 2003)."""
+    planes = []
+    for plane in range(_PLANES):
+        bits: list[float] = []
+        block = 0
+        while len(bits) < width:
+            mac = _mac(key, b"plane", bytes([plane]), block.to_bytes(4, "big"))
+            bits += [1.0 if byte >> bit & 1 else -1.0 for byte in mac for bit in range(8)]
+            block += 1
+        planes.append(tuple(bits[:width]))
+    return tuple(planes)
+
+
+def _mac(key: bytes, *parts: bytes) -> bytes:
+    framed = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return hmac.digest(key, framed, hashlib.sha256)
