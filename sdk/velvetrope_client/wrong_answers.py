@@ -14,7 +14,6 @@ near-duplicates or over accounts averages draws that never knew the truth.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import math
 import re
@@ -206,4 +205,4 @@ def _planes(key: bytes, width: int) -> tuple[tuple[float, ...], ...]:
 
 def _mac(key: bytes, *parts: bytes) -> bytes:
     framed = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-    return hmac.digest(key, framed, hashlib.sha256)
+    return hmac.digest(key, framed, "sha256")
