@@ -29,6 +29,13 @@ class Metrics:
             ["gateway", "outcome"],
             registry=self.registry,
         )
+        self._challenges = Counter(
+            "velvetrope_challenges",
+            "Challenges issued, and answers by what became of them: passed, or refused as expired, "
+            "forged, malformed, other_account, replayed",
+            ["outcome"],
+            registry=self.registry,
+        )
         self._live = Gauge(
             "velvetrope_enforced_decisions",
             "Decisions in the local copy that the verdict API enforces",
@@ -54,6 +61,10 @@ class Metrics:
     def verdict(self, gateway: str, outcome: str) -> None:
         """Count one answer to a gateway."""
         self._verdicts.labels(gateway, outcome).inc()
+
+    def challenge(self, outcome: str) -> None:
+        """Count a challenge issued, or an answer."""
+        self._challenges.labels(outcome).inc()
 
     def view(self, enforced: int, age_s: float, mode: str) -> None:
         """State of the local copy."""

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import msgspec
 
+from responders.actions.challenge import challenge_params
 from responders.actions.throttle import bucket_of, throttle_params
 from responders.allowlist import AllowEntry, Allowlist
 from responders.decisions import (
@@ -357,9 +358,11 @@ class Policy:
         )
 
     def _params(self, rung: int, verdict: Verdict) -> dict[str, Any]:
-        """The limiter's parameters; a poisoned account keeps them, or poison would lift them."""
-        action = self._ladder[rung].action
-        if action not in ("throttle", "poison"):
+        """A challenge's difficulty, or the limiter's parameters; without them poison would free."""
+        step = self._ladder[rung]
+        if step.action == "challenge":
+            return challenge_params(step.level, step.false_per_1000_week, verdict.false_per_1000)
+        if step.action not in ("throttle", "poison"):
             return {}
         levels = [r.level for r in self._ladder[: rung + 1] if r.action == "throttle"]
         if not levels:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -13,6 +13,7 @@ from responders.decisions import ACTIONS
 __all__ = [
     "AlertSettings",
     "ApiSettings",
+    "ChallengeSettings",
     "PolicySettings",
     "RedisSettings",
     "RespondersSettings",
@@ -22,6 +23,8 @@ __all__ = [
 
 Action = Literal["observe", "throttle", "challenge", "poison", "block"]
 Positive = Annotated[float, Field(gt=0)]
+# A path or URL that may stand in a header field and in JSON as it is.
+_URL: Final = r"^(https?:/)?/[!#-\[\]-~]*$"
 
 
 class _Part(BaseModel):
@@ -143,6 +146,42 @@ class RedisSettings(_Part):
     timeout_s: Positive = Field(0.5, description="for a connection, and for an answer")
 
 
+class ChallengeSettings(_Part):
+    """How a challenged caller may go on: vouched for by the operator's page, or by paying."""
+
+    keys: Path | None = Field(
+        None,
+        description="keyring that signs challenges (`velvetrope keys new`); none: a challenge ends "
+        "with its decision alone",
+    )
+    proof: bool | None = Field(
+        None,
+        description="offer a proof of work; unset, only where `api.challenge_url` is not set",
+    )
+    place: str = Field(
+        "/challenge",
+        pattern=_URL,
+        description="path or URL at which clients reach GET and POST /challenge of this API",
+    )
+    answer_within_s: Positive = Field(600.0, description="life of a ticket and of a challenge")
+    tries: int = Field(
+        1000,
+        ge=1,
+        le=1_000_000,
+        description="key derivations that a proof takes on average at difficulty 1 (1.2 ms each "
+        "on one core); each of the five steps above doubles them",
+    )
+    proof_lifts_s: Positive = Field(600.0, description="seconds for which a proof lifts")
+    return_lifts_s: Positive = Field(3600.0, description="seconds for which a page's word lifts")
+    rate_per_min: Positive = Field(
+        30.0, description="requests a minute of a caller that passed; a campaign shares them"
+    )
+    burst: int = Field(10, ge=1, description="requests of a caller that passed, at once")
+    asks_per_min: Positive = Field(
+        12.0, description="challenges and answers that an account may ask for or send in a minute"
+    )
+
+
 class ApiSettings(_Part):
     """The verdict API."""
 
@@ -162,7 +201,10 @@ class ApiSettings(_Part):
     )
     max_body_bytes: int = Field(16 << 20, ge=1024)
     status_block: int = Field(403, description="what a blocked client is answered")
-    challenge_url: str | None = Field(None, description="where one re-authenticates")
+    challenge_url: str | None = Field(
+        None, pattern=_URL, description="where one re-authenticates: the operator's page"
+    )
+    challenge: ChallengeSettings = ChallengeSettings()
     refresh_s: float = Field(
         0.25, gt=0, le=0.5, description="age at which the local copy of decisions is refreshed"
     )

@@ -60,16 +60,18 @@ def throttle(limits: Sequence[Limit], taken: Taken, retry_after: int) -> Refusal
     )
 
 
-def challenge(url: str | None) -> Refusal:
-    """401: authenticate again, at `url` if the operator gave one (RFC 9470)."""
+def challenge(authenticate_at: str | None, answer_at: str | None = None) -> Refusal:
+    """401 (RFC 9470): authenticate again at a page, or answer a challenge, where there are such."""
     document: dict[str, Any] = {
         "type": "about:blank",
         "title": "Unauthorized",
         "status": 401,
         "detail": "Please authenticate again.",
     }
-    if url is not None:
-        document["authenticate_at"] = url
+    if authenticate_at is not None:
+        document["authenticate_at"] = authenticate_at
+    if answer_at is not None:
+        document["challenge"] = answer_at
     fields = {"WWW-Authenticate": 'Bearer error="insufficient_user_authentication"'}
     return Refusal(401, fields, document)
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from responders.actions import problem, throttle
 from responders.decisions import Decision
 from responders.gateways.caller import Caller, header_value
+from responders.gateways.challenge import ChallengeDesk
 from responders.gateways.view import View
 from responders.settings import ApiSettings
 
@@ -59,8 +60,10 @@ class Answers:
         limiter: throttle.Limiter,
         settings: ApiSettings,
         clock: Callable[[], float],
+        desk: ChallengeDesk,
     ) -> None:
         self._view = view
+        self._desk = desk
         self._limiter = limiter
         self._settings = settings
         self._clock = clock
@@ -77,16 +80,21 @@ class Answers:
         if self._view.mode == "enforce":
             decision = self._view.strongest(identity, caller)
             if decision is not None and await self._view.allows(identity) is None:
-                return await self._enforce(decision, account, count)
+                return await self._enforce(decision, account, caller.answer, count)
         return Answer(account=account)
 
-    async def _enforce(self, decision: Decision, account: str, count: bool) -> Answer:
+    async def _enforce(
+        self, decision: Decision, account: str, answer: str | None, count: bool
+    ) -> Answer:
         refusal: problem.Refusal | None = None
         headers: dict[str, str] = {}
         if decision.action == "block":
             refusal = problem.block(self._settings.status_block)
         elif decision.action == "challenge":
-            refusal = problem.challenge(self._settings.challenge_url)
+            if not await self._desk.lifted(decision, account, answer):
+                refusal = problem.challenge(*self._desk.places(decision, account))
+            elif count:
+                refusal, headers = await self._pace(decision, account)
         elif count and "rate_per_min" in decision.params:
             refusal, headers = await self._throttle(decision, account)
         return Answer(
@@ -100,8 +108,23 @@ class Answers:
     async def _throttle(
         self, decision: Decision, account: str
     ) -> tuple[problem.Refusal | None, dict[str, str]]:
+        return await self._take(throttle.limits_of(decision.params), account)
+
+    async def _pace(
+        self, decision: Decision, account: str
+    ) -> tuple[problem.Refusal | None, dict[str, str]]:
+        """Who passed a challenge goes on at a rate of its own: work can be bought."""
+        bucket = throttle.bucket_of(decision.scope, decision.value, decision.campaign)
+        settings = self._settings.challenge
+        limit = throttle.Limit(
+            "requests", f"passed:{bucket}", settings.rate_per_min, 60.0, settings.burst
+        )
+        return await self._take([limit], account)
+
+    async def _take(
+        self, limits: list[throttle.Limit], account: str
+    ) -> tuple[problem.Refusal | None, dict[str, str]]:
         now = self._clock()
-        limits = throttle.limits_of(decision.params)
         taken = await self._limiter.take(limits, throttle.costs_of(limits, None), now)
         if taken.allowed:
             return None, problem.rate_limit(limits, taken)

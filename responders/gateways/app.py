@@ -17,9 +17,10 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
 from responders.actions.throttle import Limiter, MemoryLimiter
-from responders.gateways import envoy, forward, litellm, nginx, opa
+from responders.gateways import challenge, envoy, forward, litellm, nginx, opa
 from responders.gateways.answer import Answer, Answers
 from responders.gateways.caller import Caller
+from responders.gateways.challenge import ChallengeDesk
 from responders.gateways.feed import Feed
 from responders.gateways.view import View
 from responders.metrics import Metrics
@@ -49,7 +50,8 @@ def create_app(
 
     `clock` is event time: what decisions' expiries compare with. `routes` are mounted beside;
     `limiter` defaults to one in Redis over a RedisStore, else to one in this process. Raises
-    ValueError when it would listen off loopback without a secret.
+    ValueError when it would listen off loopback without a secret, or the challenges' keyring is
+    none; OSError when that cannot be read.
     """
     if settings.secret is None and not _is_loopback(settings.host):
         raise ValueError(
@@ -69,6 +71,8 @@ def create_app(
         ),
         Route("/authorize/opa", api.opa, methods=["POST"]),
         Route(litellm.PATH, api.litellm, methods=["POST"]),
+        Route(challenge.PATH, api.challenge, methods=["GET", "POST"]),
+        Route(challenge.SCRIPT_PATH, api.challenge_script, methods=["GET"]),
         Route("/v1/decisions", api.feed, methods=["GET"]),
         Route("/v1/identities", api.identities, methods=["GET"]),
         Route("/healthz", _healthz, methods=["GET"]),
@@ -112,7 +116,8 @@ class _Api:
         self._metrics = metrics
         self._view = View(store, settings, clock)
         self._feed = Feed(store, clock)
-        self._answers = Answers(self._view, limiter, settings, clock)
+        self._desk = ChallengeDesk(store, self._view, limiter, settings, metrics, clock)
+        self._answers = Answers(self._view, limiter, settings, clock, self._desk)
 
     def by_headers(
         self,
@@ -156,6 +161,26 @@ class _Api:
         if not counts:
             return litellm.respond(Answer(account=caller.account or ""))
         return await self._answer("litellm", caller, litellm.respond)
+
+    async def challenge(self, request: Request) -> Response:
+        """See gateways.challenge. A gateway without the secret speaks for nobody: 503."""
+        if not has_secret(request, self._settings, bearer=False):
+            return self._bad_secret("challenge", 503)
+        try:
+            if request.method == "POST":
+                await _sized(request, challenge.MOST_BYTES)
+                return await self._desk.submit(request)
+            return await self._desk.issue(request)
+        except _TooLarge as error:
+            return _problem(413, str(error))
+        except ValueError as error:
+            return _problem(422, str(error))
+        except StoreUnavailable as error:
+            return self._unavailable("challenge", error)
+
+    async def challenge_script(self, request: Request) -> Response:
+        """See gateways.challenge."""
+        return await self._desk.script(request)
 
     async def feed(self, request: Request) -> Response:
         """See gateways.feed."""

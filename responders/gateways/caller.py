@@ -13,6 +13,7 @@ import msgspec
 from responders.settings import ApiSettings
 
 __all__ = [
+    "ANSWER_HEADER",
     "Caller",
     "caller_of_headers",
     "caller_of_litellm",
@@ -21,6 +22,8 @@ __all__ = [
     "plain_path",
 ]
 
+ANSWER_HEADER: Final = "Challenge-Answer"  # the client's own: gateways relay it as it came
+_ANSWER: Final = ANSWER_HEADER.lower().encode()
 _MAX_BYTES: Final = 256
 
 
@@ -28,6 +31,7 @@ class Caller(msgspec.Struct, frozen=True):
     """A caller as the gateway names it. The account may yet follow from the key's identity.
 
     `api_key` is `sha256:<hex>`; `path` (without its query) and `model` are None when unknown.
+    `answer` is what the client brings against a challenge.
     """
 
     api_key: str | None = None
@@ -36,6 +40,7 @@ class Caller(msgspec.Struct, frozen=True):
     ip: str | None = None
     path: str | None = None
     model: str | None = None
+    answer: str | None = None
 
 
 def caller_of_headers(
@@ -48,7 +53,7 @@ def caller_of_headers(
     key_name = settings.key_header.lower().encode()
     account_name = settings.account_header.lower().encode()
     ip_name = None if settings.ip_header is None else settings.ip_header.lower().encode()
-    api_key = account = ip = None
+    api_key = account = ip = answer = None
     for name, value in headers:
         lower = name.lower()
         if lower == key_name:
@@ -57,7 +62,9 @@ def caller_of_headers(
             account = _text(value)
         elif lower == ip_name:
             ip = _address(value)
-    return Caller(api_key=api_key, account=account, ip=ip, path=path)
+        elif lower == _ANSWER:
+            answer = value.decode("ascii", "replace")
+    return Caller(api_key=api_key, account=account, ip=ip, path=path, answer=answer)
 
 
 def caller_of_litellm(body: dict[str, Any], settings: ApiSettings) -> Caller:

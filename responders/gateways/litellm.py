@@ -51,6 +51,11 @@ def _reason(refusal: Refusal) -> str:
     title = str(refusal.document["title"])
     if "Retry-After" in refusal.headers:
         return f"{title}. Retry after {refusal.headers['Retry-After']} seconds."
-    if "authenticate_at" in refusal.document:
-        return f"{title}. Please authenticate again at {refusal.document['authenticate_at']}."
+    if refusal.status == 401:
+        said = str(refusal.document["detail"]).rstrip(".")
+        if "authenticate_at" in refusal.document:
+            said += f" at {refusal.document['authenticate_at']}"
+        if "challenge" in refusal.document:
+            said += f", or answer the challenge at {refusal.document['challenge']}"
+        return f"{title}. {said}"
     return f"{title}. {refusal.document.get('detail', '')}".rstrip()

@@ -1,8 +1,8 @@
 """nginx `auth_request`: 200 allows, 403 and 401 refuse, and nginx makes anything else a 500.
 
 The client's status goes in X-Velvetrope-Status; nginx answers it from an `error_page`. The body is
-dropped by nginx; it is the problem document, for whoever looks. The request's path comes in
-X-Original-URI, which the configuration sets.
+dropped by nginx, so a challenge's, which names where to go, comes in X-Velvetrope-Document too.
+The request's path comes in X-Original-URI, which the configuration sets.
 """
 
 from __future__ import annotations
@@ -33,4 +33,6 @@ def respond(answer: Answer) -> Response:
     for name, value in answer.verdict_headers().items():
         response.headers[name] = value
     response.headers["X-Velvetrope-Status"] = str(answer.refusal.status)
+    if answer.refusal.status == 401:
+        response.headers["X-Velvetrope-Document"] = answer.refusal.body.decode("ascii")
     return response

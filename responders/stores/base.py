@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
+from responders.actions.challenge import Passed
 from responders.allowlist import AllowEntry
 from responders.decisions import Decision, Reason, is_enforcement
 from responders.feedback import RunMode
@@ -130,6 +131,18 @@ class DecisionStore(Protocol):
 
     def revisions(self) -> Revisions:
         """Of the allowlist and the identities, as far as they were changed through a store."""
+
+    def pass_challenge(
+        self, account: str, passed: Passed, answer: str, answer_kept_s: float
+    ) -> bool:
+        """Keep what an account passed until it ends, unless the answer was used before.
+
+        Atomic: of several that bring the same answer (its id) one is told True. An answer is
+        remembered for `answer_kept_s` seconds of the machine's clock.
+        """
+
+    def passed(self, account: str) -> Passed | None:
+        """What the account passed last, if that has not ended."""
 
     def close(self) -> None:
         """Let go of files and connections."""

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+from responders.actions.challenge import Passed
 from responders.allowlist import AllowEntry, Allowlist
 from responders.decisions import Decision
 from responders.feedback import RunMode
@@ -42,6 +43,8 @@ class MemoryStore:
         self._allowlist = Allowlist()
         self._identities: dict[str, Identity] = {}
         self._revisions = {"allowed": 0, "identities": 0}
+        self._passed: dict[str, Passed] = {}
+        self._answers: dict[str, float] = {}
         self._mode: RunMode | None = None
         self._epoch = 0
         self._last = 0
@@ -152,6 +155,25 @@ class MemoryStore:
         """See DecisionStore."""
         with self._lock:
             return Revisions(*(str(number) for number in self._revisions.values()))
+
+    def pass_challenge(
+        self, account: str, passed: Passed, answer: str, answer_kept_s: float
+    ) -> bool:
+        """See DecisionStore."""
+        with self._lock:
+            wall, now = time.time(), self._clock()
+            self._answers = {name: until for name, until in self._answers.items() if until > wall}
+            if answer in self._answers:
+                return False
+            self._answers[answer] = wall + answer_kept_s
+            self._passed = {name: p for name, p in self._passed.items() if p.until > now}
+            self._passed[account] = passed
+            return True
+
+    def passed(self, account: str) -> Passed | None:
+        """See DecisionStore."""
+        passed = self._passed.get(account)
+        return passed if passed is not None and passed.until > self._clock() else None
 
     def close(self) -> None:
         """Nothing to let go of."""

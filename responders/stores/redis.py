@@ -23,6 +23,7 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from responders.actions.challenge import Passed
 from responders.actions.throttle import Left, Limit, Taken
 from responders.allowlist import AllowEntry, networks_of
 from responders.decisions import SCOPES, Decision
@@ -85,6 +86,16 @@ end
 return written
 """
 
+# KEYS: the answer, what the account passed. ARGV: milliseconds to remember the answer, what was
+# passed as JSON, milliseconds to keep that.
+_LIFT: Final = """
+if not redis.call('SET', KEYS[1], '1', 'NX', 'PX', ARGV[1]) then
+  return 0
+end
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+return 1
+"""
+
 _Command = tuple[Any, ...]
 
 
@@ -110,6 +121,13 @@ class _Keys:
 
     def limit(self, bucket: str) -> str:
         return f"{self.prefix}limit:{bucket}"
+
+    def passed(self, account: str) -> bytes:
+        """What an account passed; its name may hold bytes that are no UTF-8."""
+        return f"{self.prefix}challenge:passed:{account}".encode("utf-8", "surrogateescape")
+
+    def answer(self, name: str) -> str:
+        return f"{self.prefix}challenge:answer:{name}"
 
     def pattern(self, kind: str) -> str:
         """A SCAN pattern; the prefix may hold characters that mean something in one."""
@@ -336,6 +354,28 @@ class RedisStore:
         """See DecisionStore."""
         names = (self._keys.revision_allowed, self._keys.revision_identities)
         return Revisions(*(_epoch(text) for text in self._run([("MGET", *names)])[0]))
+
+    def pass_challenge(
+        self, account: str, passed: Passed, answer: str, answer_kept_s: float
+    ) -> bool:
+        """See DecisionStore."""
+        left_ms = math.ceil((passed.until - self._commands.clock()) * 1000)
+        command = (
+            *("EVAL", _LIFT, 2, self._keys.answer(answer), self._keys.passed(account)),
+            *(max(1, math.ceil(answer_kept_s * 1000)), msgspec.json.encode(passed)),
+            max(1, left_ms),
+        )
+        return bool(self._run([command])[0])
+
+    def passed(self, account: str) -> Passed | None:
+        """See DecisionStore."""
+        text = self._run([("GET", self._keys.passed(account))])[0]
+        try:
+            passed = None if text is None else msgspec.json.decode(text, type=Passed)
+        except msgspec.DecodeError as error:
+            _log.warning("a key holds no passed challenge: %s", error)
+            return None
+        return passed if passed is not None and passed.until > self._commands.clock() else None
 
     def close(self) -> None:
         """See DecisionStore."""

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from responders.actions.challenge import Passed
 from responders.alerts.ocsf import Alert
 from responders.allowlist import AllowEntry, Allowlist
 from responders.decisions import Decision
@@ -82,6 +83,12 @@ CREATE TABLE IF NOT EXISTS alerts (
   id TEXT PRIMARY KEY, uid TEXT NOT NULL, time REAL NOT NULL, json BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS alerts_time ON alerts (time);
+CREATE TABLE IF NOT EXISTS challenge_answers (
+  id TEXT PRIMARY KEY, kept_until REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS challenge_passed (
+  account BLOB PRIMARY KEY, until REAL NOT NULL, json BLOB NOT NULL
+) WITHOUT ROWID;
 """
 
 
@@ -306,6 +313,34 @@ class SqliteStore:
         found = dict(self._read("SELECT name, value FROM responders WHERE name LIKE 'revision:%'"))
         return Revisions(found.get("revision:allowed", "0"), found.get("revision:identities", "0"))
 
+    def pass_challenge(
+        self, account: str, passed: Passed, answer: str, answer_kept_s: float
+    ) -> bool:
+        """See DecisionStore."""
+        wall = time.time()
+        with self.transaction() as db:
+            db.execute("DELETE FROM challenge_answers WHERE kept_until <= ?", (wall,))
+            first = db.execute(
+                "INSERT OR IGNORE INTO challenge_answers VALUES (?, ?)",
+                (answer, wall + answer_kept_s),
+            )
+            if first.rowcount == 0:
+                return False
+            db.execute("DELETE FROM challenge_passed WHERE until <= ?", (self._clock(),))
+            db.execute(
+                "INSERT OR REPLACE INTO challenge_passed VALUES (?, ?, ?)",
+                (_raw(account), passed.until, msgspec.json.encode(passed)),
+            )
+            return True
+
+    def passed(self, account: str) -> Passed | None:
+        """See DecisionStore."""
+        rows = self._read(
+            "SELECT json FROM challenge_passed WHERE account = ? AND until > ?",
+            (_raw(account), self._clock()),
+        )
+        return msgspec.json.decode(rows[0][0], type=Passed) if rows else None
+
     def keep_alerts(self, alerts: Iterable[Alert]) -> None:
         """Keep alerts for the console and `explain`; one that is kept already is left alone."""
         with self.transaction() as db:
@@ -331,7 +366,9 @@ class SqliteStore:
             row = self._read("SELECT value FROM responders WHERE name = 'schema'")[0]
             if row[0] != str(_SCHEMA_VERSION):
                 raise ValueError(f"{self._path}: schema {row[0]}; this reads {_SCHEMA_VERSION}")
-            return
+            # A file from before challenges could be answered has not their tables yet.
+            if self._read("SELECT 1 FROM sqlite_master WHERE name = 'challenge_passed'"):
+                return
         with self.transaction() as db:
             for statement in _SCHEMA.split(";"):
                 if statement.strip():
@@ -393,6 +430,11 @@ def _revise(db: sqlite3.Connection, what: str) -> None:
         "ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1",
         (f"revision:{what}",),
     )
+
+
+def _raw(account: str) -> bytes:
+    """Account names may hold bytes that are no UTF-8, which SQLite takes as such alone."""
+    return account.encode("utf-8", "surrogateescape")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

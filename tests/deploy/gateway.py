@@ -144,7 +144,6 @@ def gateway(verdict_port: int, model_port: int, **settings: str) -> Iterator[Gat
     lines = {
         "when_away": 'map "" $velvetrope_when_away { default open; }',
         "caller": 'map "" $velvetrope_caller { default ""; }',
-        "challenge_url": 'map "" $velvetrope_challenge_url { default ""; }',
         "secret": 'map "" $velvetrope_secret { default ""; }',
     }
     if unguarded := settings.pop("location", None):

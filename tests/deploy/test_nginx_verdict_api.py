@@ -68,7 +68,7 @@ def gate(store: MemoryStore) -> Iterator[Gateway]:
     with (
         served(Model().handler()) as model_port,
         verdict_api(store) as verdict_port,
-        gateway(verdict_port, model_port, secret='"s3cret"', challenge_url=f'"{URL}"') as running,
+        gateway(verdict_port, model_port, secret='"s3cret"') as running,
     ):
         yield running
 

@@ -173,14 +173,15 @@ def test_a_throttle_says_what_may_still_be_sent() -> None:
     assert second.params == {"rate_per_min": 3.0, "burst": 1, "bucket": "campaign:c-1"}
 
 
-def test_poison_keeps_the_throttle_and_block_and_challenge_have_no_params() -> None:
+def test_poison_keeps_the_throttle_a_challenge_has_a_difficulty_and_block_nothing() -> None:
     policy = Policy(PolicySettings())
     params = {}
     for block in range(1, 6):
         for d in decide(policy, NOW + block, verdict(BLOCK, n_events=32 * block)):
             params[d.action] = d.params
     assert params["poison"] == {"rate_per_min": 3.0, "burst": 1, "bucket": "account:a"}
-    assert params["challenge"] == params["block"] == {}
+    assert params["challenge"] == {"difficulty": 4}  # .3 / .03 is over 2 ** 3
+    assert params["block"] == {}
 
 
 def test_a_decision_carries_what_it_rests_on() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from responders.actions.challenge import Passed
 from responders.allowlist import AllowEntry
 from responders.settings import RedisSettings
 from responders.stores.base import CursorTooOld, DecisionStore, Identity
@@ -325,3 +328,53 @@ def test_a_revision_changes_with_its_own_list_alone(store: DecisionStore) -> Non
     assert store.revisions().allowed != allowed.allowed
     store.set_identity("aa", Identity(account="acct-1"))
     assert store.revisions().identities != first.identities
+
+
+def passed(**changes: Any) -> Passed:
+    fields = {"decision": "d-1", "difficulty": 2, "how": "proof", "until": NOW + 600}
+    return Passed(**(fields | changes))
+
+
+def test_what_was_passed_is_kept_for_its_life(store: DecisionStore, clock: Clock) -> None:
+    assert store.passed("acct-1") is None
+    assert store.pass_challenge("acct-1", passed(), "answer-1", 60)
+    assert store.passed("acct-1") == passed()
+    assert store.passed("acct-2") is None
+    clock.now = NOW + 600
+    assert store.passed("acct-1") is None
+
+
+def test_an_answer_counts_once_for_whomever(store: DecisionStore) -> None:
+    assert store.pass_challenge("acct-1", passed(), "answer-1", 60)
+    assert not store.pass_challenge("acct-2", passed(), "answer-1", 60)
+    assert store.passed("acct-2") is None
+    assert store.pass_challenge("acct-2", passed(), "answer-2", 60)
+
+
+def test_the_last_challenge_passed_is_what_counts(store: DecisionStore) -> None:
+    for n in (1, 3):
+        store.pass_challenge("acct-1", passed(difficulty=n), f"answer-{n}", 60)
+    assert store.passed("acct-1") == passed(difficulty=3)
+
+
+def test_of_many_who_bring_one_answer_at_once_one_passes(store: DecisionStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        counted = list(
+            pool.map(
+                lambda n: store.pass_challenge(f"acct-{n % 4}", passed(), "answer-1", 60),
+                range(32),
+            )
+        )
+    assert counted.count(True) == 1
+
+
+def test_passing_ends_no_decision(store: DecisionStore) -> None:
+    challenge = decision(action="challenge")
+    store.apply([challenge])
+    store.pass_challenge("acct-1", passed(), "answer-1", 60)
+    assert [d.id for d in store.changes().decisions] == [challenge.id]
+
+
+def test_an_account_of_any_bytes_can_pass(store: DecisionStore) -> None:
+    assert store.pass_challenge("Zoë\udcff", passed(), "answer-1", 60)
+    assert store.passed("Zoë\udcff") == passed()

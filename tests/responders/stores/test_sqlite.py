@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from responders.actions.challenge import Passed
 from responders.alerts.ocsf import Alert
 from responders.stores.base import StoreUnavailable
 from responders.stores.sqlite import SqliteStore
@@ -153,4 +154,17 @@ def test_a_commit_is_durable_against_a_power_cut(path: Path) -> None:
     store = open_store(path)
     assert store._writer.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     assert store._writer.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+    store.close()
+
+
+def test_a_file_from_before_challenges_could_be_passed_is_taken(path: Path) -> None:
+    before = open_store(path)
+    with before.transaction() as db:
+        db.execute("DROP TABLE challenge_answers")
+        db.execute("DROP TABLE challenge_passed")
+    before.close()
+    passed = Passed(decision="d-1", difficulty=1, how="return", until=NOW + 60)
+    store = open_store(path)
+    assert store.pass_challenge("a", passed, "answer-1", 60)
+    assert store.passed("a") == passed
     store.close()
