@@ -7,7 +7,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from responders.settings import AlertSettings, ApiSettings, PolicySettings, RedisSettings
+from responders.settings import (
+    AlertSettings,
+    ApiSettings,
+    FollowSettings,
+    PolicySettings,
+    RedisSettings,
+)
 
 __all__ = [
     "FormatSettings",
@@ -153,6 +159,7 @@ class Settings(_Part):
     redis: RedisSettings = RedisSettings()
     api: ApiSettings = ApiSettings()
     alerts: AlertSettings = AlertSettings()
+    follow: FollowSettings = FollowSettings()
 
     @model_validator(mode="after")
     def _one_account(self) -> Self:

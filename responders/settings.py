@@ -14,6 +14,7 @@ __all__ = [
     "AlertSettings",
     "ApiSettings",
     "ChallengeSettings",
+    "FollowSettings",
     "PolicySettings",
     "RedisSettings",
     "RespondersSettings",
@@ -217,6 +218,21 @@ class ApiSettings(_Part):
     )
 
 
+class FollowSettings(_Part):
+    """Followers, which keep a gateway's own copy of what is enforced."""
+
+    every_s: float = Field(0.25, gt=0, le=0.5, description="seconds from one look to the next")
+    stale_after_s: float = Field(
+        10.0, ge=2, description="for which a gateway believes its copy when nobody keeps it"
+    )
+    haproxy_maps: Path = Field(
+        Path("/var/lib/velvetrope/haproxy"), description="folder of HAProxy's map files"
+    )
+    haproxy_socket: Path = Field(
+        Path("/run/haproxy/admin.sock"), description="HAProxy's stats socket, of level admin"
+    )
+
+
 class AlertSettings(_Part):
     """Where alerts go besides the store or topic that keeps them."""
 
@@ -234,3 +250,4 @@ class RespondersSettings(_Part):
     redis: RedisSettings = RedisSettings()
     api: ApiSettings = ApiSettings()
     alerts: AlertSettings = AlertSettings()
+    follow: FollowSettings = FollowSettings()

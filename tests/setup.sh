@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs what the tests run beside Python: Redis, nginx, Caddy, Java 17, Maven, and Kafka's jars into
-# .cache/kafka. What is there already is left alone, so that this takes a second the next time.
+# Installs what the tests run beside Python: Redis, nginx with Lua, HAProxy, Caddy, Java 17, Maven,
+# and Kafka's jars into .cache/kafka. What is there already is left alone, so that this takes a
+# second the next time.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -22,6 +23,10 @@ apt() {
 has redis-server || apt 'Redis' redis-server
 has nginx || apt 'nginx' nginx-light
 has caddy || apt 'Caddy' caddy
+# nginx-extras, which lua-nginx-redis wants, stands beside nginx-light.
+[ -e /usr/lib/nginx/modules/ngx_http_lua_module.so ] && [ -e /usr/share/lua/5.1/nginx/redis.lua ] ||
+    apt "nginx's Lua" libnginx-mod-http-lua lua-nginx-redis lua-cjson
+has haproxy || apt 'HAProxy' haproxy
 if ! has java || [ "$(java_major)" -lt 17 ]; then
     apt 'Java 17 or later' default-jre-headless
 fi

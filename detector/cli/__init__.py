@@ -17,6 +17,7 @@ _MODULES: Final = (
     "serve",
     "worker",
     "gateway",
+    "follow",
     "ship",
     "topics",
     "operate",

@@ -24,6 +24,7 @@ __all__ = [
     "challenge",
     "rate_limit",
     "throttle",
+    "whole_quota",
 ]
 
 PROBLEM_JSON: Final = "application/problem+json"
@@ -98,14 +99,14 @@ def rate_limit(limits: Sequence[Limit], taken: Taken) -> dict[str, str]:
     """
     policies, states = [], []
     for limit, left in zip(limits, taken.left, strict=True):
-        quota, span = _whole(limit)
+        quota, span = whole_quota(limit)
         unit = "" if limit.unit == "requests" else f';qu="{limit.unit}"'
         policies.append(f'"{limit.name}";q={quota};w={span}{unit}')
         states.append(f'"{limit.name}";r={left.remaining};t={math.ceil(left.reset_s)}')
     return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)}
 
 
-def _whole(limit: Limit) -> tuple[int, int]:
+def whole_quota(limit: Limit) -> tuple[int, int]:
     """Quota and span: whole units, at least 1, in whole seconds."""
     if not limit.burst:
         return max(1, int(limit.quota)), int(limit.window_s)
