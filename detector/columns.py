@@ -14,7 +14,7 @@ from numba import njit
 
 from detector.blocks import BLOCK_EVENTS, FIRST_BLOCK_REVISIONS, SKETCH_DIMS
 from detector.state import Column
-from features.kernels import hash_bytes, head_tail, read_text
+from features.kernels import hash_bytes, head_tail, read_sketch, read_text
 
 __all__ = [
     "ACCOUNTS",
@@ -159,6 +159,7 @@ class Batch(NamedTuple):
     data: Any  # uint8
     lo: Any  # int64 (E,)
     hi: Any  # int64 (E,)
+    sketched: Any  # bool (E,), whether the bytes are the sketch of a text
     ids: Any  # uint8, joined request ids
     id_lo: Any  # int64 (E,)
     id_hi: Any  # int64 (E,), equal to id_lo without an id
@@ -477,9 +478,16 @@ def fold(  # type: ignore[no-untyped-def]
             rows.text[r, i] = hash_bytes(batch.data, lo, hi)
             _put_vector(v, i, vectors, batch, e)
         else:
-            entropy, words, fresh, norm2, text, signs, function, odd = read_text(
-                batch.data, lo, hi, counts, sketch, rows.seen[r], rows.minhash[r]
-            )
+            if batch.sketched[e]:
+                entropy, words, fresh, norm2, text, signs, function, odd, length, head, tail = (
+                    read_sketch(batch.data, lo, sketch, rows.seen[r], rows.minhash[r])
+                )
+                rows.length[r, i] = length
+            else:
+                entropy, words, fresh, norm2, text, signs, function, odd = read_text(
+                    batch.data, lo, hi, counts, sketch, rows.seen[r], rows.minhash[r]
+                )
+                head, tail = head_tail(batch.data, lo, hi)
             rows.entropy[r, i] = entropy
             rows.words[r, i] = words
             rows.fresh_words[r, i] = fresh
@@ -487,7 +495,7 @@ def fold(  # type: ignore[no-untyped-def]
             rows.odd_pairs[r, i] = odd
             rows.text[r, i] = text
             rows.signs[r, i] |= np.uint8(signs)
-            rows.head[r, i], rows.tail[r, i] = head_tail(batch.data, lo, hi)
+            rows.head[r, i], rows.tail[r, i] = head, tail
             if norm2 > 0.0:
                 scale = 1.0 / np.sqrt(norm2)
                 for j in range(SKETCH_DIMS):

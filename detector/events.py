@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from detector.sketches import BadSketch, decode_sketch
+
 __all__ = [
     "MAX_RECORD_BYTES",
     "BadRecord",
@@ -136,6 +138,11 @@ def check(event: Event, read_at: float) -> None:
         raise BadRecord(
             f"latency_ms {event.latency_ms!r} ends the request more than a day from now"
         )
+    if event.input_sketch is not None:
+        try:
+            decode_sketch(event.input_sketch)
+        except BadSketch as error:
+            raise BadRecord(str(error)) from None
     if event.served is None:
         event.served = event.status < 400
 

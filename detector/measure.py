@@ -28,6 +28,7 @@ from detector.columns import (
 )
 from detector.events import Event
 from detector.settings import MeasureSettings
+from detector.sketches import decode_sketch
 from detector.state import Column, StateMismatch, Table, pack, unpack
 from features import FAMILIES, NAMES
 from features.base import Slots
@@ -196,6 +197,7 @@ class PartitionMeasure:
         value_size = 0
         labels: dict[int, tuple[int, float]] = {}
         opens_up = np.zeros(n, np.uint8)
+        sketched = np.zeros(n, np.bool_)
         for e, event in enumerate(events):
             name = event.account
             account = account_of.get(name, -1)
@@ -220,6 +222,10 @@ class PartitionMeasure:
             if type(content) is str:
                 kind = _TEXT
                 piece = content.encode("utf-8", "replace")
+            elif content is None and event.input_sketch is not None:
+                kind = _TEXT
+                piece = decode_sketch(event.input_sketch)
+                sketched[e] = True
             elif not content:  # a vector of no numbers says as little as none at all
                 kind = _METADATA
                 piece = b""
@@ -269,6 +275,7 @@ class PartitionMeasure:
             data=np.frombuffer(b"".join(pieces), dtype=np.uint8),
             lo=hi - sizes,
             hi=hi,
+            sketched=sketched,
             ids=np.frombuffer(b"".join(ids), dtype=np.uint8),
             id_lo=id_lo,
             id_hi=id_hi,

@@ -19,15 +19,19 @@ __all__ = [
     "HEAD_BYTES",
     "OPENS_UP",
     "SIGNS",
+    "SKETCH_BYTES",
     "TAIL_BYTES",
     "hash_bytes",
     "head_tail",
     "mix",
+    "read_sketch",
     "read_text",
 ]
 
 HEAD_BYTES: Final = 40
 TAIL_BYTES: Final = 24
+SKETCH_BYTES: Final = 361  # of an input that stays at its gateway: docs/sketch.md has the layout
+_MAX_COUNT: Final = 2**31 - 1
 _OFFSET = np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits
 _PRIME = np.uint64(0x100000001B3)
 _MAX_WORD = 32  # scripts without spaces would make one word of a whole text
@@ -186,3 +190,53 @@ def read_text(buf, lo, hi, counts, sketch, seen, minhash):  # type: ignore[no-un
     if whole == np.uint64(0):
         whole = np.uint64(1)
     return entropy, words, fresh, norm2, whole, signs, function, odd
+
+
+@njit(cache=True, inline="always")
+def _unsigned(buf, at, size):  # type: ignore[no-untyped-def]
+    # Little-endian.
+    value = np.uint64(0)
+    for k in range(size):
+        value |= np.uint64(buf[at + k]) << np.uint64(8 * k)
+    return value
+
+
+@njit(cache=True)
+def read_sketch(buf, lo, sketch, seen, minhash):  # type: ignore[no-untyped-def]
+    """Read the sketch of one text input, in place of the text.
+
+    Args:
+        buf: uint8, in which the sketch's 361 bytes begin at `lo`.
+        sketch, seen, minhash: as of `read_text`.
+
+    Returns:
+        What `read_text` returns, and then: bytes of the text, hashes (uint32, uint32) of its head
+        and tail.
+    """
+    signs = np.uint64(buf[lo]) & ~np.uint64(OPENS_UP)
+    length = min(np.int64(_unsigned(buf, lo + 5, 4)), _MAX_COUNT)
+    words = min(np.int64(_unsigned(buf, lo + 9, 4)), _MAX_COUNT)
+    function = min(np.int64(_unsigned(buf, lo + 13, 4)), _MAX_COUNT)
+    odd = min(np.int64(_unsigned(buf, lo + 17, 4)), _MAX_COUNT)
+    entropy = np.float64(_unsigned(buf, lo + 21, 4)) / 2.0**24
+    whole = _unsigned(buf, lo + 25, 8)
+    if whole == np.uint64(0):
+        whole = np.uint64(1)
+    head = np.uint32(_unsigned(buf, lo + 33, 4))
+    tail = np.uint32(_unsigned(buf, lo + 37, 4))
+    norm2 = 0.0
+    for k in range(128):
+        total = np.int64(buf[lo + 41 + k])
+        sketch[k] = total - 256 if total > 127 else total
+        norm2 += sketch[k] * sketch[k]
+    fresh = 0
+    for k in range(16):
+        new = _unsigned(buf, lo + 169 + 8 * k, 8) & ~seen[k]
+        seen[k] |= new
+        while new:
+            new &= new - np.uint64(1)
+            fresh += 1
+        value = np.uint32(_unsigned(buf, lo + 297 + 4 * k, 4))
+        if value < minhash[k]:
+            minhash[k] = value
+    return entropy, words, fresh, norm2, whole, signs, function, odd, length, head, tail

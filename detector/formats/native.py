@@ -67,6 +67,7 @@ class Native:
                         and 0 < len(account) <= _MAX_ACCOUNT_BYTES
                         and account.isascii()
                         and 0 <= event.status < 1000
+                        and event.input_sketch is None
                         and (
                             event.latency_ms is None
                             or (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from detector.events import BadRecord, EndOfInput, Event, Output, check
 from detector.formats.base import Bad, account_or_ip, check_size, end_of_input
-from detector.formats.body import Asked, read_body
+from detector.formats.body import Asked, parameters, read_body
 from detector.settings import FormatSettings
 
 __all__ = ["Line", "Nginx", "text_of"]
@@ -33,9 +33,15 @@ class Line(msgspec.Struct, gc=False):
     label: str = ""
     confidence: str = ""
     body: str = ""
+    # In place of the body, where the gateway sketches it, with what else the body would have told:
+    # the parameters as the JSON of an object, in a string.
+    input_sketch: str = ""
+    model: str = ""
+    params: str = ""
 
 
 _decoder: Final = msgspec.json.Decoder(Line)
+_object_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 _KEY_HASH: Final = re.compile(r"sha256:[0-9a-f]{64}")
 # TensorFlow Serving, KServe and Gemini name the model in the path, not in the body.
 _MODEL_IN_PATH: Final = re.compile(r"/models/([^/:]{1,256})")
@@ -97,7 +103,7 @@ class Nginx:
         key = next(filter(_KEY_HASH.fullmatch, (line.api_key, line.account)), None)
         # nginx tried several upstreams: "502, 200"; redirected internally: "502 : 200".
         answered = _status(re.split(r"[,:\s]+", line.upstream_status)[-1])
-        model = asked.model
+        model = asked.model or line.model or None
         if model is None and (named := _MODEL_IN_PATH.search(line.uri)):
             model = named[1]
         return Event(
@@ -115,7 +121,8 @@ class Nginx:
             status=status,
             served=status < 400 and (answered is None or answered < 400),
             latency_ms=round(line.request_time * 1000.0, 3),
-            params=asked.params,
+            input_sketch=line.input_sketch or None,
+            params=asked.params or _params(line.params),
         )
 
 
@@ -126,6 +133,15 @@ def text_of(record: bytes) -> str:
     count that way.
     """
     return record.decode(errors="replace")
+
+
+def _params(text: str) -> dict[str, Any] | None:
+    if not text:
+        return None
+    try:
+        return parameters(_object_decoder.decode(text)) or None
+    except (msgspec.MsgspecError, RecursionError):
+        raise BadRecord(f"params: {text[:40]!r} is not a JSON object") from None
 
 
 def _status(text: str) -> int | None:
