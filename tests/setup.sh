@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what the tests run beside Python: Redis, nginx with Lua, HAProxy, Caddy, Java 17, Maven,
-# and Kafka's jars into .cache/kafka. What is there already is left alone, so that this takes a
-# second the next time.
+# Installs what the tests run beside Python: Redis, nginx with Lua, HAProxy, Caddy, Chromium, Java 17,
+# Maven, and Kafka's jars into .cache/kafka. What is there already is left alone, so that this takes
+# a second the next time.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -22,6 +22,7 @@ apt() {
 
 has redis-server || apt 'Redis' redis-server
 has nginx || apt 'nginx' nginx-light
+has chromium || has chromium-browser || apt 'Chromium' chromium
 has caddy || apt 'Caddy' caddy
 # nginx-extras, which lua-nginx-redis wants, stands beside nginx-light.
 [ -e /usr/lib/nginx/modules/ngx_http_lua_module.so ] && [ -e /usr/share/lua/5.1/nginx/redis.lua ] ||

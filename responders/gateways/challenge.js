@@ -21,7 +21,9 @@ export async function fetchAnswering(input, init = {}, { onSolving = () => {}, .
   if (place === null) return response;
   onSolving(true);
   try {
-    await answerChallenge(place, { headers: sameOrigin(place) ? authorization(again, init) : {}, ...options });
+    // The caller's key goes to its own origin alone.
+    const headers = sameOrigin(place) ? authorization(again, init) : {};
+    await answerChallenge(place, { headers, ...options });
   } catch (error) {
     if (!(error instanceof ChallengeError)) throw error;
     return response;
@@ -60,7 +62,8 @@ export function solve(challenge, { signal, workers = defaultWorkers() } = {}) {
     for (let start = 0; start < workers; start++) {
       const worker = new Worker(import.meta.url, { type: "module" });
       running.push(worker);
-      worker.onmessage = ({ data }) => resolve(data);
+      worker.onmessage = ({ data }) =>
+        data.solution ? resolve(data.solution) : reject(new ChallengeError(data.error));
       worker.onerror = (event) => reject(new ChallengeError(event.message || "no worker"));
       worker.postMessage({ parameters: challenge.parameters, start, step: workers });
     }
@@ -123,5 +126,10 @@ function hex(buffer) {
 }
 
 if (IN_WORKER) {
-  self.onmessage = async ({ data }) => self.postMessage(await search(data));
+  // A promise that is rejected here would raise no error at the page.
+  self.onmessage = ({ data }) =>
+    search(data).then(
+      (solution) => self.postMessage({ solution }),
+      (error) => self.postMessage({ error: String(error) }),
+    );
 }

@@ -4,7 +4,8 @@
     client = OpenAI(http_client=httpx.Client(transport=ProofTransport()))
 
 Only a 401 whose problem document names a challenge is touched; whatever cannot be answered comes
-back as the 401 that it was. The challenge is ALTCHA's, version 2, with PBKDF2.
+back as the 401 that it was, and so does a request whose body can be sent only once. The challenge
+is ALTCHA's, version 2, with PBKDF2.
 """
 
 from __future__ import annotations
@@ -63,8 +64,9 @@ class ProofTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """The answer, after a challenge at most."""
+        twice = isinstance(request.stream, httpx.ByteStream)
         response = self._inner.handle_request(request)
-        if not _may_ask(request, response):
+        if not twice or not _may_ask(response):
             return response
         response.read()
         place = _place(request, response)
@@ -110,8 +112,9 @@ class AsyncProofTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The answer, after a challenge at most."""
+        twice = isinstance(request.stream, httpx.ByteStream)
         response = await self._inner.handle_async_request(request)
-        if not _may_ask(request, response):
+        if not twice or not _may_ask(response):
             return response
         await response.aread()
         place = _place(request, response)
@@ -143,14 +146,10 @@ class AsyncProofTransport(httpx.AsyncBaseTransport):
         _document(submitted)
 
 
-def _may_ask(request: httpx.Request, response: httpx.Response) -> bool:
-    """Whether a refusal may name a challenge, and its request can be sent a second time."""
+def _may_ask(response: httpx.Response) -> bool:
+    """Whether a refusal may name a challenge."""
     media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    return (
-        response.status_code == 401
-        and media_type == _PROBLEM
-        and isinstance(request.stream, httpx.ByteStream)
-    )
+    return response.status_code == 401 and media_type == _PROBLEM
 
 
 def _place(request: httpx.Request, response: httpx.Response) -> httpx.URL | None:

@@ -18,13 +18,13 @@ from detector.events import Event
 from detector.formats import get
 from tests.real_nginx import Nginx, free_port, nginx
 
-__all__ = ["CHAT", "DEPLOY", "Gateway", "Model", "Verdicts", "gateway", "served"]
+__all__ = ["CHAT", "DEPLOY", "Answering", "Gateway", "Model", "Verdicts", "gateway", "served"]
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "nginx"
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Answering(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -48,10 +48,10 @@ class Verdicts:
     connections: set[tuple[str, int]] = field(default_factory=set)
     delay_s: float = 0.0
 
-    def handler(self) -> type[_Handler]:
+    def handler(self) -> type[Answering]:
         verdicts = self
 
-        class Handler(_Handler):
+        class Handler(Answering):
             def do_GET(self) -> None:
                 verdicts.connections.add(self.client_address)
                 verdicts.asked.append({k.lower(): v for k, v in self.headers.items()})
@@ -72,10 +72,10 @@ class Model:
     headers: dict[str, str] = field(default_factory=dict)
     status: int = 200
 
-    def handler(self) -> type[_Handler]:
+    def handler(self) -> type[Answering]:
         model = self
 
-        class Handler(_Handler):
+        class Handler(Answering):
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 seen = {k.lower(): v for k, v in self.headers.items()}
@@ -85,7 +85,7 @@ class Model:
 
 
 @contextmanager
-def served(handler: type[_Handler]) -> Iterator[int]:
+def served(handler: type[Answering]) -> Iterator[int]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()

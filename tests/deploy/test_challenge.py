@@ -1,14 +1,8 @@
-"""Challenges from end to end: clients, the real nginx with deploy/nginx, the verdict API, a real
-Redis, and for browsers a headless Chromium.
-"""
+"""Challenges from end to end: clients, the real nginx with deploy/nginx, and a real Redis."""
 
 from __future__ import annotations
 
-import threading
-import time
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,24 +10,12 @@ import httpx
 import jwt
 import pytest
 import redis
-import uvicorn
-from pydantic import SecretStr
-from velvetrope_client.keys import Keyring
 from velvetrope_client.proof import AsyncProofTransport, ProofTransport, solve
 
-from responders.gateways.app import create_app
-from responders.gateways.caller import key_scope
-from responders.gateways.protocol import TolerantProtocol
-from responders.settings import ApiSettings, ChallengeSettings, RedisSettings
-from responders.stores.base import Identity
 from responders.stores.redis import RedisStore
-from tests.deploy.gateway import CHAT, Gateway, Model, gateway, served
-from tests.real_nginx import free_port
+from tests.deploy.challenges import KEYRING, PAGE, challenge, guarded, keys_of
+from tests.deploy.gateway import CHAT, Gateway
 from tests.real_redis import RedisServer, redis_server
-from tests.responders.making import decision
-
-KEYRING = Keyring.new("2026-11")
-PAGE = "https://login.example.com/again"
 
 
 @pytest.fixture(scope="module")
@@ -43,71 +25,19 @@ def redis_running() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def store(redis_running: RedisServer) -> Iterator[RedisStore]:
-    settings = RedisSettings(url=SecretStr(redis_running.url), prefix=f"{uuid.uuid4().hex}:")
-    store = RedisStore(settings)
-    store.set_mode("enforce")
-    for name in ("ada", "bea"):
-        key = key_scope(f"Bearer key-of-{name}".encode())
-        assert key is not None
-        store.set_identity(key, Identity(account=f"acct-{name}"))
-    yield store
-    store.close()
+def running(redis_running: RedisServer, tmp_path: Path) -> Iterator[tuple[Gateway, RedisStore]]:
+    with guarded(redis_running, keys_of(tmp_path)) as both:
+        yield both
 
 
 @pytest.fixture
-def gate(store: RedisStore, tmp_path: Path) -> Iterator[Gateway]:
-    keys = tmp_path / "keys.json"
-    keys.write_text(KEYRING.dump())
-    settings = ApiSettings(
-        secret=SecretStr("s3cret"),
-        challenge_url=PAGE,
-        challenge=ChallengeSettings(keys=keys, proof=True, tries=5),
-        refresh_s=0.01,
-    )
-    with (
-        served(Model().handler()) as model_port,
-        verdict_api(store, settings) as verdict_port,
-        gateway(verdict_port, model_port, secret='"s3cret"') as running,
-    ):
-        yield running
+def gate(running: tuple[Gateway, RedisStore]) -> Gateway:
+    return running[0]
 
 
-@contextmanager
-def verdict_api(store: RedisStore, settings: ApiSettings) -> Iterator[int]:
-    port = free_port()
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(store, settings),
-            host="127.0.0.1",
-            port=port,
-            log_level="error",
-            lifespan="off",
-            http=TolerantProtocol,
-        )
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 10
-    while not server.started:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    try:
-        yield port
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-def challenge(store: RedisStore, gate: Gateway, version: int = 1, difficulty: int = 1) -> None:
-    """Challenge ada, and wait until it is in force."""
-    now = time.time()
-    changes = {"issued_at": now, "expires_at": now + 3600, "params": {"difficulty": difficulty}}
-    store.apply([decision(version, value="acct-ada", action="challenge", **changes)])
-    deadline = time.monotonic() + 5
-    while gate.post("key-of-ada").status_code != 401:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+@pytest.fixture
+def store(running: tuple[Gateway, RedisStore]) -> RedisStore:
+    return running[1]
 
 
 def test_a_refusal_names_the_page_and_the_challenge_for_this_client(
