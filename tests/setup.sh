@@ -1,7 +1,12 @@
 #!/bin/sh
+<<<<<<< HEAD
 # Installs what the tests run beside Python: Redis, nginx with Lua, HAProxy, Caddy, Chromium, Java 17,
 # Maven, and Kafka's jars into .cache/kafka. What is there already is left alone, so that this takes
 # a second the next time.
+=======
+# Installs what the tests run beside Python: Redis, nginx, Caddy, Java 17, Maven, and Kafka's jars into
+# .cache/kafka, and LiteLLM into .cache/litellm. What is there already is left alone, so that this takes a second the next time.
+>>>>>>> 00c49bb (Guard with LiteLLM: its log in, its guardrail out, tested on the real proxy)
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -34,3 +39,6 @@ fi
 has mvn || apt 'Maven' maven
 cd "$root"
 "$root/deploy/uv.sh" run --frozen --quiet python -m tests.real_kafka --fetch >/dev/null
+# LiteLLM's pins and ours do not agree, so it has an environment of its own.
+[ -x .cache/litellm/bin/python ] || "$root/deploy/uv.sh" venv --quiet .cache/litellm
+"$root/deploy/uv.sh" pip sync --quiet --python .cache/litellm --require-hashes tests/litellm/requirements.txt
