@@ -1,12 +1,7 @@
 #!/bin/sh
-<<<<<<< HEAD
 # Installs what the tests run beside Python: Redis, nginx with Lua, HAProxy, Caddy, Chromium, Java 17,
-# Maven, and Kafka's jars into .cache/kafka. What is there already is left alone, so that this takes
-# a second the next time.
-=======
-# Installs what the tests run beside Python: Redis, nginx, Caddy, Java 17, Maven, and Kafka's jars into
-# .cache/kafka, and LiteLLM into .cache/litellm. What is there already is left alone, so that this takes a second the next time.
->>>>>>> 00c49bb (Guard with LiteLLM: its log in, its guardrail out, tested on the real proxy)
+# Maven, Kafka's jars into .cache/kafka, and LiteLLM into .cache/litellm. What is there already is
+# left alone, so that this takes a second the next time.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
