@@ -22,6 +22,7 @@ _MODULES: Final = (
     "topics",
     "operate",
     "keys",
+    "prove",
     "baseline",
     "sample",
 )

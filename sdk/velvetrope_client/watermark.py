@@ -38,7 +38,7 @@ class Question:
     """What `prove` needs to know of one answer.
 
     `cell` names the input up to near-duplicates, `label` is the model's own answer, `classes` all
-    that it can give.
+    that it can give, `rate` the share that was marked.
     """
 
     key_id: str
@@ -47,10 +47,20 @@ class Question:
     value: Input
     label: str
     classes: tuple[str, ...]
+    rate: float = RATE
 
-    def draw(self, key: Key, rate: float = RATE) -> Draw:
+    @property
+    def drawn(self) -> tuple[str, str, str]:
+        """What the draw depends on: two questions alike in it are one."""
+        return self.key_id, self.subject, self.cell
+
+    def place(self, key: Key) -> float:
+        """Where this key places the question, 0 to 1: marked if below the rate."""
+        return _place(key, self.subject, self.cell)
+
+    def draw(self, key: Key) -> Draw:
         """Marked, control or neither, under this key."""
-        return draw(key, self.subject, self.cell, rate)
+        return draw(key, self.subject, self.cell, self.rate)
 
     def wrong_label(self, key: Key) -> str:
         """The wrong label that this key would give here, were the input marked."""
@@ -87,7 +97,7 @@ def mark(
 
 def draw(key: Key, subject: str, cell_name: str, rate: float = RATE) -> Draw:
     """Whether an input's cell is marked (probability `rate`), a control (9 x `rate`) or neither."""
-    place = int.from_bytes(key.derive("watermark", subject, cell_name)[:8], "big") / 2.0**64
+    place = _place(key, subject, cell_name)
     if place < rate:
         return Draw.MARKED
     return Draw.CONTROL if place < rate * (1 + CONTROLS) else Draw.NEITHER
@@ -126,13 +136,17 @@ class Watermark:
         drawn = draw(self._key, subject, name, self._rate)
         if drawn is Draw.NEITHER or not set(classes) - {label}:
             return label
-        question = Question(self._key.id, subject, name, value, label, tuple(classes))
+        question = Question(self._key.id, subject, name, value, label, tuple(classes), self._rate)
         if self._register is not None:
             try:
                 self._register.record(question)
             except OSError as error:
                 _log.warning("a mark was given and not kept: %s", error.strerror or error)
         return question.wrong_label(self._key) if drawn is Draw.MARKED else label
+
+
+def _place(key: Key, subject: str, cell_name: str) -> float:
+    return int.from_bytes(key.derive("watermark", subject, cell_name)[:8], "big") / 2.0**64
 
 
 def _wrong_label(key: Key, subject: str, cell_name: str, label: str, classes: Sequence[str]) -> str:

@@ -1,0 +1,310 @@
+"""`velvetrope prove`: was a model trained on marked answers?"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from detector.cli.options import FAILED, USAGE, JsonOption, examples, fail, print_table
+from detector.cli.target import ConfirmOption, confirmed
+
+if TYPE_CHECKING:
+    from velvetrope_client.keys import Keyring
+    from velvetrope_client.watermark import Question
+
+    from responders.actions.prove import Claim
+
+__all__ = ["prove", "register"]
+
+_TRIES: Final = 4  # of one question, when the suspect is busy
+_LONGEST_WAIT_S: Final = 60.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command(
+        epilog=examples(
+            "velvetrope prove --register marks.jsonl --keys keys.json --questions questions.jsonl",
+            "velvetrope prove --register marks.jsonl --keys keys.json --suspect predictions.csv"
+            " --published keys.pub",
+            "velvetrope prove --register marks.jsonl --keys keys.json"
+            " --suspect http://127.0.0.1:9000/predict --save predictions.csv",
+        )
+    )(prove)
+
+
+def prove(
+    register: Annotated[
+        Path, typer.Option("--register", metavar="FILE", help="The mark register of the gateway.")
+    ],
+    keys: Annotated[Path, typer.Option("--keys", metavar="FILE", help="The keyring.")],
+    suspect: Annotated[
+        str | None,
+        typer.Option(
+            "--suspect",
+            metavar="FILE|URL",
+            help="The suspect's answers (CSV: id,label), or where to ask for them.",
+        ),
+    ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option("--questions", metavar="FILE", help="Write the questions to ask, and stop."),
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option("--subject", help="Only this account's or campaign's marks.")
+    ] = None,
+    published: Annotated[
+        Path | None,
+        typer.Option(
+            "--published", metavar="FILE", help="Commitments as published, to check the keys by."
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option("--save", metavar="FILE", help="Keep what a URL answered, as such a CSV."),
+    ] = None,
+    field: Annotated[
+        str, typer.Option("--field", help="Name of the input in what is posted to a URL.")
+    ] = "input",
+    alternates: Annotated[
+        int, typer.Option("--alternates", min=0, max=100_000, help="How many other keys to try.")
+    ] = 999,
+    confirm_target: ConfirmOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Test whether a model was trained on answers that were marked.
+
+    First write the questions, marked and unmarked ones mixed, and have the suspect model answer
+    them; then give its answers, `id,label` a line. A URL is asked here: each question is posted as
+    {"input": …}, and the label is read from the JSON that comes back.
+
+    The p-value is exact: the chance that a model which knows nothing of the key would give as many
+    marks. The second one is the share of other keys that do as well on the same answers.
+    """
+    if (suspect is None) == (questions is None):
+        fail("give either --suspect, or --questions to write what to ask", USAGE)
+    is_url = suspect is not None and "://" in suspect
+    if suspect is not None and is_url:
+        confirmed(suspect, confirm_target)
+    keyring = _keyring(keys)
+    asked = _questions(register, keyring, subject)
+    if published is not None:
+        _check(published, keyring, {question.key_id for question in asked})
+    if questions is not None:
+        _write(questions, asked, keyring)
+        return
+    if suspect is None:
+        return
+    answers = _ask(suspect, asked, keyring, field) if is_url else _read(Path(suspect))
+    if save is not None:
+        _save(save, answers)
+    _report(asked, answers, keyring, alternates, published is not None, as_json, register)
+
+
+def _keyring(path: Path) -> Keyring:
+    from velvetrope_client.keys import BadKeys, Keyring
+
+    try:
+        return Keyring.load(path)
+    except BadKeys as error:
+        fail(str(error), FAILED)
+    except OSError as error:
+        fail(f"{path}: {error.strerror or error}", FAILED)
+
+
+def _questions(path: Path, keyring: Keyring, subject: str | None) -> list[Question]:
+    """The register's questions in the order of their ids, which tells nothing of what is marked."""
+    from velvetrope_client.register import BadRegister, read
+
+    from responders.actions.prove import question_id
+
+    try:
+        found = [q for q in read(path, keyring) if subject in (None, q.subject)]
+    except BadRegister as error:
+        fail(str(error), FAILED)
+    except OSError as error:
+        fail(f"{path}: {error.strerror or error}", FAILED)
+    if not found:
+        about = "" if subject is None else f" of {subject}"
+        fail(f"{path}: no questions{about}", FAILED)
+    return sorted(found, key=lambda q: question_id(keyring.get(q.key_id), q))
+
+
+def _check(published: Path, keyring: Keyring, used: Iterable[str]) -> None:
+    """Stop unless the commitment of every key that was used is among those published."""
+    try:
+        lines = published.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{published}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}", FAILED)
+    commitments = dict(_commitment(line, f"{published}: line {n}") for n, line in _numbered(lines))
+    for name in sorted(used):
+        if name not in commitments:
+            fail(f"{published}: no commitment of key {name}", FAILED)
+        if commitments[name] != keyring.get(name).commitment:
+            fail(f"key {name} is not the one whose commitment {published} holds", FAILED)
+
+
+def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def _commitment(line: str, where: str) -> tuple[str, str]:
+    if line.lstrip().startswith("{"):
+        try:
+            document = json.loads(line)
+            return str(document["id"]), str(document["commitment"])
+        except (ValueError, KeyError, TypeError):
+            fail(f'{where}: expected {{"id": …, "commitment": …}}', FAILED)
+    name, _, value = line.strip().partition(" ")
+    if not value.startswith("sha256:"):
+        fail(f"{where}: expected an id and sha256:…, as `velvetrope keys commit` prints", FAILED)
+    return name, value.strip()
+
+
+def _write(path: Path, asked: list[Question], keyring: Keyring) -> None:
+    from responders.actions.prove import question_id
+
+    try:
+        with path.open("w", encoding="utf-8") as out:
+            for question in asked:
+                name = question_id(keyring.get(question.key_id), question)
+                out.write(json.dumps({"id": name, "input": question.value}) + "\n")
+    except OSError as error:
+        fail(f"{path}: {error.strerror or error}", FAILED)
+    typer.echo(f"{len(asked)} questions in {path}: what suspects asked, in the clear", err=True)
+
+
+def _read(path: Path) -> dict[str, str]:
+    answers: dict[str, str] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            rows = csv.DictReader(lines)
+            if not {"id", "label"} <= set(rows.fieldnames or ()):
+                fail(f"{path}: the first line must name the columns id and label", FAILED)
+            for row in rows:
+                name, label = row["id"], row["label"]
+                if label is None:
+                    fail(f"{path}: line {rows.line_num}: expected id,label", FAILED)
+                if answers.setdefault(name, label.strip()) != label.strip():
+                    fail(f"{path}: line {rows.line_num}: {name} has two labels", FAILED)
+    except (UnicodeDecodeError, csv.Error):
+        fail(f"{path}: not a CSV file in UTF-8", FAILED)
+    except OSError as error:
+        fail(f"{path}: {error.strerror or error}", FAILED)
+    return answers
+
+
+def _save(path: Path, answers: Mapping[str, str]) -> None:
+    try:
+        with path.open("w", encoding="utf-8", newline="") as out:
+            rows = csv.writer(out)
+            rows.writerow(("id", "label"))
+            rows.writerows(answers.items())
+    except OSError as error:
+        fail(f"{path}: {error.strerror or error}", FAILED)
+
+
+def _ask(url: str, asked: list[Question], keyring: Keyring, field: str) -> dict[str, str]:
+    """Post every question, one after another; what is not answered with a label is left out."""
+    import httpx
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from responders.actions.prove import question_id
+
+    answers: dict[str, str] = {}
+    # Proxies of the environment are not for this: the target is the one that was named.
+    with (
+        httpx.Client(timeout=60.0, trust_env=False) as client,
+        Progress(console=Console(stderr=True), transient=True) as bar,
+    ):
+        for question in bar.track(asked, description="asking"):
+            try:
+                label = _answer(client, url, {field: question.value})
+            except httpx.HTTPError as error:
+                fail(f"{url}: {str(error) or type(error).__name__}", FAILED)
+            if label is not None:
+                answers[question_id(keyring.get(question.key_id), question)] = label
+    if not answers:
+        fail(f"{url}: no answer had a label that could be read", FAILED)
+    return answers
+
+
+def _answer(client: Any, url: str, body: dict[str, Any]) -> str | None:
+    from velvetrope_client.classifier_answers import ClassifierPaths, read_answers
+
+    for attempt in range(_TRIES):
+        response = client.post(url, json=body)
+        if response.status_code not in (429, 503) or attempt == _TRIES - 1:
+            break
+        asked_to_wait = response.headers.get("retry-after", "")
+        wait = float(asked_to_wait) if asked_to_wait.isdigit() else 2.0**attempt
+        time.sleep(min(wait, _LONGEST_WAIT_S))
+    if not response.is_success:
+        return None
+    try:
+        found = read_answers(response.json(), ClassifierPaths())
+    except ValueError:
+        return None
+    return found[0].label if found else None
+
+
+def _report(
+    asked: list[Question],
+    answers: Mapping[str, str],
+    keyring: Keyring,
+    alternates: int,
+    checked: bool,
+    as_json: bool,
+    register: Path,
+) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from responders.actions.prove import prove as test
+    from responders.actions.prove import question_id
+
+    subjects = len({question.subject for question in asked})
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("testing", total=subjects)
+        claims = test(
+            asked, answers, keyring, alternates=alternates, done=lambda: bar.advance(task)
+        )
+    known = {question_id(keyring.get(q.key_id), q) for q in asked}
+    if not claims:
+        fail("no marked question was answered: nothing can be said", FAILED)
+    if as_json:
+        for claim in claims:
+            typer.echo(json.dumps(asdict(claim)))
+        return
+    print_table(_COLUMNS, map(_row, claims))
+    typer.echo()
+    typer.echo(f"{len(known & answers.keys())} of {len(known)} questions answered")
+    for name in sorted({question.key_id for question in asked}):
+        word = "as published" if checked else "compare it with what you published"
+        typer.echo(f"key {name} {keyring.get(name).commitment} ({word})")
+    typer.echo(f"register sha256:{hashlib.sha256(register.read_bytes()).hexdigest()}")
+
+
+_COLUMNS: Final = ("subject", "marks", "learned", "other", "controls", "p", "adjusted", "p (keys)")
+
+
+def _row(claim: Claim) -> tuple[str, ...]:
+    return (
+        claim.subject,
+        str(claim.marks),
+        str(claim.learned),
+        str(claim.disagreed - claim.learned),
+        f"{claim.controls_disagreed}/{claim.controls}",
+        f"{claim.p_value:.2g}",
+        f"{claim.adjusted:.2g}",
+        f"{claim.p_alternates:.2g} of {claim.alternates}",
+    )

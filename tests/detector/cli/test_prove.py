@@ -1,0 +1,198 @@
+"""`velvetrope prove`, from the questions to the p-value, on a clone that was really trained."""
+
+from __future__ import annotations
+
+import csv
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+from typer.testing import CliRunner
+from velvetrope_client.keys import Key, Keyring
+from velvetrope_client.register import MarkRegister
+from velvetrope_client.watermark import Watermark
+
+from detector.cli import build
+
+KEY = Key("k1", b"k" * 32)
+CLASSES = [str(n) for n in range(10)]
+
+
+def prove(folder: Path, *arguments: str | Path) -> Result:
+    shared = ["--register", folder / "marks.jsonl", "--keys", folder / "keys.json"]
+    return CliRunner().invoke(build(), ["prove", *map(str, [*shared, *arguments])])
+
+
+@pytest.fixture(scope="module")
+def stolen() -> tuple[Any, Any]:
+    """Digits and the labels that a suspect got for them: 1,797 questions, 7 marks expected."""
+    pixels, digits = load_digits(return_X_y=True)
+    watermark = Watermark(KEY)
+    return pixels, [
+        watermark.answer("acct-1", list(row), str(digit), CLASSES)
+        for row, digit in zip(pixels, digits, strict=True)
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, stolen: tuple[Any, Any]) -> Path:
+    """A keyring, and the register that the gateway kept."""
+    (tmp_path / "keys.json").write_text(Keyring((KEY,)).dump())
+    (tmp_path / "keys.pub").write_text(f"k1 {KEY.commitment}\n")
+    register = MarkRegister(tmp_path / "marks.jsonl", KEY)
+    watermark = Watermark(KEY, register=register)
+    pixels, digits = load_digits(return_X_y=True)
+    for row, digit in zip(pixels, digits, strict=True):
+        watermark.answer("acct-1", list(row), str(digit), CLASSES)
+    register.close()
+    return tmp_path
+
+
+@pytest.fixture
+def clone(stolen: tuple[Any, Any]) -> KNeighborsClassifier:
+    return KNeighborsClassifier(1).fit(*stolen)
+
+
+@pytest.fixture
+def innocent() -> KNeighborsClassifier:
+    return KNeighborsClassifier(1).fit(*load_digits(return_X_y=True))
+
+
+def answers_of(model: KNeighborsClassifier, folder: Path) -> Path:
+    """The suspect's answers to the questions, as an operator would get them."""
+    assert prove(folder, "--questions", folder / "questions.jsonl").exit_code == 0
+    asked = [json.loads(line) for line in (folder / "questions.jsonl").open()]
+    labels = model.predict([question["input"] for question in asked])
+    rows = zip((question["id"] for question in asked), labels, strict=True)
+    with (folder / "predictions.csv").open("w", newline="") as out:
+        csv.writer(out).writerows([("id", "label"), *rows])
+    return folder / "predictions.csv"
+
+
+@pytest.fixture
+def serving(clone: KNeighborsClassifier) -> Iterator[str]:
+    """The clone behind HTTP, which refuses the first question with 429."""
+    refused: list[bool] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            if not refused:
+                refused.append(True)
+                self.send_response(429)
+                self.send_header("Retry-After", "0")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            said = json.dumps({"label": clone.predict([body["input"]])[0]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/predict"
+    server.shutdown()
+    server.server_close()
+
+
+def claim(said: Result) -> dict[str, Any]:
+    assert said.exit_code == 0, said.output
+    return dict(json.loads(said.stdout))
+
+
+def test_a_clone_is_recognised(folder: Path, clone: KNeighborsClassifier) -> None:
+    found = claim(prove(folder, "--suspect", answers_of(clone, folder), "--json"))
+    assert found["subject"] == "acct-1"
+    assert found["learned"] == found["marks"] >= 3
+    assert found["p_value"] < 9.0 ** -found["marks"]
+
+
+def test_a_model_of_the_same_data_is_not(folder: Path, innocent: KNeighborsClassifier) -> None:
+    found = claim(prove(folder, "--suspect", answers_of(innocent, folder), "--json"))
+    assert (found["learned"], found["p_value"]) == (0, 1.0)
+
+
+def test_a_server_on_this_machine_is_asked(folder: Path, serving: str) -> None:
+    found = claim(prove(folder, "--suspect", serving, "--json"))
+    assert found["learned"] == found["marks"] >= 3
+
+
+def test_what_a_server_answered_can_be_kept(folder: Path, serving: str) -> None:
+    asked = prove(folder, "--suspect", serving, "--json", "--save", folder / "kept.csv")
+    again = prove(folder, "--suspect", folder / "kept.csv", "--json")
+    assert claim(again) == claim(asked)
+
+
+def test_another_machine_must_be_named_twice(folder: Path) -> None:
+    said = prove(folder, "--suspect", "https://models.example/predict")
+    assert said.exit_code == 2
+    assert "--confirm-target models.example" in said.output
+
+
+@pytest.mark.parametrize("url", ["ftp://localhost/x", "http://", "http://localhost:99999/"])
+def test_a_url_that_is_none_is_a_usage_error(folder: Path, url: str) -> None:
+    assert prove(folder, "--suspect", url).exit_code == 2
+
+
+def test_the_report_names_the_key_as_published(folder: Path, clone: KNeighborsClassifier) -> None:
+    said = prove(folder, "--suspect", answers_of(clone, folder), "--published", folder / "keys.pub")
+    assert f"key k1 {KEY.commitment} (as published)" in said.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("published", "said"),
+    [
+        (f"k1 {Key('k1', b'x' * 32).commitment}", "key k1 is not the one"),
+        (f"k2 {KEY.commitment}", "no commitment of key k1"),
+        ("k1", "line 1: expected an id and sha256"),
+        ('{"id": 1}', "line 1: expected"),
+    ],
+)
+def test_a_key_that_was_not_published_proves_nothing(
+    folder: Path, published: str, said: str
+) -> None:
+    (folder / "keys.pub").write_text(published)
+    answers = folder / "predictions.csv"
+    answers.write_text("id,label\n")
+    result = prove(folder, "--suspect", answers, "--published", folder / "keys.pub")
+    assert result.exit_code == 1
+    assert said in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2\n", "columns id and label"),
+        ("id,label\nx\n", "line 2: expected id,label"),
+        ("id,label\nx,1\nx,2\n", "line 3: x has two labels"),
+        ("id,label\nx,1\n", "no marked question was answered"),
+    ],
+)
+def test_answers_that_cannot_be_read_are_refused(folder: Path, text: str, said: str) -> None:
+    (folder / "predictions.csv").write_text(text)
+    result = prove(folder, "--suspect", folder / "predictions.csv")
+    assert result.exit_code == 1
+    assert said in result.output
+
+
+def test_a_subject_without_marks_is_an_error(folder: Path) -> None:
+    said = prove(folder, "--subject", "acct-9", "--questions", folder / "q.jsonl")
+    assert said.exit_code == 1
+    assert "no questions of acct-9" in said.output
+
+
+def test_either_answers_or_questions_must_be_asked_for(folder: Path) -> None:
+    assert prove(folder).exit_code == 2
