@@ -34,12 +34,6 @@ WITHIN_S = 1.0
 
 
 @pytest.fixture(scope="module")
-def redis_running() -> Iterator[RedisServer]:
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def model_port() -> Iterator[int]:
     with served(Model().handler()) as port:
         yield port

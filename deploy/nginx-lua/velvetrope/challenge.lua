@@ -1,0 +1,94 @@
+-- What a challenged caller is told, and whether it has passed already (docs/challenge.md).
+local ffi = require "ffi"
+local cjson = require "cjson.safe"
+local digest = require "velvetrope.digest"
+
+pcall(ffi.cdef, [[
+int RAND_bytes(unsigned char *buf, int num);
+]])
+
+local _M = {}
+local HARDEST = 6
+local PAGE = "challenge page"
+
+-- The newest key of a keyring's text: {id, secret}. Raises an error that says what is wrong.
+function _M.key_of(text, file)
+  local ring = cjson.decode(text)
+  local first = type(ring) == "table" and type(ring.keys) == "table" and ring.keys[1]
+  local secret = type(first) == "table" and type(first.secret) == "string"
+    and ngx.decode_base64(first.secret)
+  if not secret or #secret ~= 32 or type(first.id) ~= "string" then
+    error("velvetrope: " .. file .. ": not a keyring (velvetrope keys new)")
+  end
+  return { id = first.id, secret = secret }
+end
+
+-- The problem document.
+function _M.document(settings, decision, account)
+  local document = {
+    type = "about:blank", title = "Unauthorized", status = 401,
+    detail = "Please authenticate again.",
+  }
+  local ticket = settings.key and _M.ticket(settings, decision, account)
+  if settings.challenge_url then
+    document.authenticate_at = _M.with_ticket(settings.challenge_url, ticket)
+  end
+  if settings.challenge_place and ticket then
+    document.challenge = _M.with_ticket(settings.challenge_place, ticket)
+  end
+  return cjson.encode(document)
+end
+
+-- Whether what an account passed answers a decision.
+function _M.lifts(passed, decision, now)
+  if not passed or (tonumber(passed["until"]) or 0) <= now then
+    return false
+  end
+  return passed.decision == decision.id
+    or _M.difficulty(decision) <= (tonumber(passed.difficulty) or 0)
+end
+
+-- 1 to HARDEST; of a decision without one its level.
+function _M.difficulty(decision)
+  local stated = tonumber(decision.params.difficulty) or decision.level
+  return math.max(1, math.min(HARDEST, math.floor(stated)))
+end
+
+-- A JWT that tells the operator's page, and GET /challenge, who was asked what.
+function _M.ticket(settings, decision, account)
+  local head = { alg = "HS256", typ = "JWT", kid = settings.key.id }
+  local claims = {
+    iss = "velvetrope", aud = "challenge-page", sub = account, jti = _M.random_id(),
+    exp = math.ceil(ngx.now() + settings.answer_within_s),
+    decision = decision.id, difficulty = _M.difficulty(decision),
+  }
+  local text = _M.base64url(cjson.encode(head)) .. "." .. _M.base64url(cjson.encode(claims))
+  local secret = digest.hmac_sha256(settings.key.secret, _M.framed(PAGE))
+  return text .. "." .. _M.base64url(digest.hmac_sha256(secret, text))
+end
+
+function _M.with_ticket(url, ticket)
+  if not ticket then
+    return url
+  end
+  return url .. (string.find(url, "?", 1, true) and "&" or "?") .. "ticket=" .. ticket
+end
+
+-- A text after its length in 8 bytes, as velvetrope_client.keys frames what it derives from.
+function _M.framed(text)
+  return "\0\0\0\0\0\0" .. string.char(math.floor(#text / 256), #text % 256) .. text
+end
+
+function _M.base64url(bytes)
+  return (string.gsub(ngx.encode_base64(bytes, true), "[+/]", { ["+"] = "-", ["/"] = "_" }))
+end
+
+function _M.random_id()
+  local bytes = ffi.new("unsigned char[16]")
+  assert(ffi.C.RAND_bytes(bytes, 16) == 1, "no random bytes")
+  return (string.gsub(ffi.string(bytes, 16), ".", function(c)
+    return string.format("%02x", string.byte(c))
+  end))
+end
+
+return _M
