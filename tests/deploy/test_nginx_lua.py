@@ -365,7 +365,7 @@ def test_a_redis_that_hangs_costs_its_timeout_once(model_port: int) -> None:
                 took = time.monotonic() - began
     assert answers == [200] * 20
     # 250 ms for the first, and after half a second for another; 20 times that if all had asked.
-    assert took < 2.0
+    assert took < 3.0
 
 
 def test_a_redis_that_takes_no_writes_lets_a_throttled_account_through(
