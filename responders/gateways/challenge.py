@@ -12,6 +12,7 @@ A client may instead send its answer as `Challenge-Answer` with the request that
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import math
@@ -43,7 +44,7 @@ from responders.metrics import Metrics
 from responders.settings import ApiSettings
 from responders.stores.base import DecisionStore
 
-__all__ = ["MOST_BYTES", "PATH", "SCRIPT_PATH", "ChallengeDesk"]
+__all__ = ["MOST_BYTES", "PATH", "SCRIPT_PATH", "ChallengeDesk", "client_script"]
 
 PATH: Final = "/challenge"
 SCRIPT_PATH: Final = "/challenge/client.js"
@@ -64,6 +65,12 @@ class _Submitted(msgspec.Struct, frozen=True):
 
 
 _submitted: Final = msgspec.json.Decoder(_Submitted)
+
+
+@functools.cache
+def client_script() -> bytes:
+    """The browser's client, as JavaScript."""
+    return files("responders.gateways").joinpath("challenge.js").read_bytes()
 
 
 class ChallengeDesk:
@@ -89,7 +96,6 @@ class ChallengeDesk:
         self._settings = settings.challenge
         self._metrics = metrics
         self._clock = clock
-        self._script = files("responders.gateways").joinpath("challenge.js").read_bytes()
         proof = self._settings.proof
         self._offers_proof = settings.challenge_url is None if proof is None else proof
         keys = self._settings.keys
@@ -165,7 +171,7 @@ class ChallengeDesk:
     async def script(self, request: Request) -> Response:
         """`GET /challenge/client.js`."""
         return Response(
-            self._script,
+            client_script(),
             media_type="text/javascript",
             headers={"Cache-Control": "max-age=3600", "X-Content-Type-Options": "nosniff"},
         )
