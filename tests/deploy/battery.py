@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
@@ -22,13 +24,15 @@ import pytest
 import uvicorn
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
+from velvetrope_client.keys import Keyring
+from velvetrope_client.proof import solve
 
 from responders.actions import problem
 from responders.decisions import AppliesTo
 from responders.gateways.app import create_app
 from responders.gateways.caller import key_scope
 from responders.gateways.protocol import TolerantProtocol
-from responders.settings import ApiSettings, RedisSettings
+from responders.settings import ApiSettings, ChallengeSettings, RedisSettings
 from responders.stores.base import Identity
 from responders.stores.redis import RedisStore
 from tests.deploy.gateway import CHAT, Model, served
@@ -94,7 +98,11 @@ def verdict_api(redis: RedisServer, **settings: Any) -> Iterator[VerdictApi]:
     store = RedisStore(RedisSettings(url=SecretStr(redis.url), prefix=prefix))
     store.set_mode("enforce")
     given = {"secret": SECRET, "challenge_url": _CHALLENGE_URL, "refresh_s": 0.02}
-    app = create_app(store, ApiSettings(**(given | settings)))
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as keys:
+        keys.write(Keyring.new("2026-11").dump())
+        keys.flush()
+        challenge = ChallengeSettings(keys=Path(keys.name), proof=True, tries=5)
+        app = create_app(store, ApiSettings(**(given | {"challenge": challenge} | settings)))
     api = VerdictApi(store, free_port())
 
     async def watched(scope: Scope, receive: Receive, send: Send) -> None:
@@ -247,6 +255,27 @@ class Battery:
         assert refused.headers["content-type"] == "application/problem+json"
         assert _CHALLENGE_URL in refused.text
         assert "www-authenticate" in refused.headers
+
+    def test_an_answer_submitted_once_lifts_a_challenge(self, door: Door, api: VerdictApi) -> None:
+        ada = api.person()
+        api.decide(ada, "challenge")
+        eventually(door, ada, 401)
+        answer = self._answer(door, ada)
+        submitted = door.client.post("/challenge", json={"answer": answer})
+        assert (submitted.status_code, submitted.json()["passed"]) == (200, True)
+        assert door.post(ada).status_code == 200
+        assert door.client.get("/challenge/client.js").status_code == 200
+
+    def test_an_answer_may_come_with_the_request(self, door: Door, api: VerdictApi) -> None:
+        ada = api.person()
+        api.decide(ada, "challenge")
+        eventually(door, ada, 401)
+        answer = self._answer(door, ada)
+        assert door.post(ada, Challenge_Answer=answer).status_code == 200
+
+    @staticmethod
+    def _answer(door: Door, person: Person) -> str:
+        return solve(door.client.get(door.post(person).json()["challenge"]).json())
 
     def test_a_poisoned_account_is_let_through_and_the_model_is_told(
         self, door: Door, api: VerdictApi

@@ -116,6 +116,14 @@ def test_a_refusal_is_in_the_log_and_no_event_of_anybody(
     assert get("envoy").decode(line, time.time()) == []
 
 
+def test_a_challenge_is_no_event(api: VerdictApi, logging_envoy: tuple[Door, Program]) -> None:
+    door, up = logging_envoy
+    assert door.client.get("/challenge?ticket=x").status_code == 422
+    ada = api.person()
+    door.post(ada)
+    assert [json.loads(line)["account"] for line in logged(up, 1)] == [ada.account]
+
+
 def test_an_account_header_counts_where_it_is_trusted(api: VerdictApi) -> None:
     ada = api.person()
     api.decide(ada, "block")
