@@ -4,7 +4,7 @@ Examples are rows or texts like theirs: the model's own training or validation s
 numbers each column becomes normal scores of its ranks, the columns are whitened, and the distance
 is that to the nearest example; for texts it is one less the weighted Jaccard likeness of its words
 to the most alike example's, rare words weighing more. The limit is the distance that a chosen share
-of the examples themselves exceed, each against all others.
+of the examples themselves exceed, each fifth of them against a profile of the others.
 
 Needs numpy (`pip install velvetrope-client[profile]`).
 """
@@ -31,6 +31,7 @@ Floats = NDArray[np.float64]
 _FORMAT: Final = 1
 _MIN_EXAMPLES: Final = 50
 _MAX_EXAMPLES: Final = 4000
+_FOLDS: Final = 5
 _RIDGE: Final = 0.01  # of a column's variance, so that equal columns do not divide by nothing
 _LAST_RANK: Final = 1e-4  # past which the tails of the normal scores are flat
 _NORMAL: Final = NormalDist()
@@ -45,12 +46,10 @@ class VectorProfile:
 
     Args:
         rows: (n, d) examples.
-        limit: distance in whitened normal scores; None for that which `touched` of the examples
-            exceed.
-        touched: share of inputs like the examples that may be far.
+        limit: distance in whitened normal scores.
     """
 
-    def __init__(self, rows: Any, *, limit: float | None = None, touched: float = 0.005) -> None:
+    def __init__(self, rows: Any, limit: float = math.inf) -> None:
         self._rows = np.asarray(rows, dtype=np.float64)
         if self._rows.ndim != 2 or not np.isfinite(self._rows).all():
             raise BadProfile("rows: expected lists of finite numbers, all of one length")
@@ -59,13 +58,13 @@ class VectorProfile:
         spread = np.cov(scores.T).reshape(len(scores.T), -1) + _RIDGE * np.eye(len(scores.T))
         self._whiten = np.linalg.inv(np.linalg.cholesky(spread)).T
         self._examples = scores @ self._whiten
-        self.limit = self._limit(touched) if limit is None else limit
+        self.limit = limit
 
     def distance(self, given: str | Sequence[float]) -> float:
-        """To the nearest example; infinite for a text, or a row of another length."""
+        """To the nearest example; 0 for a text, or a row of another length: nothing is known."""
         point = self._point(given)
         if point is None:
-            return math.inf
+            return 0.0
         return float(np.sqrt(((self._examples - point) ** 2).sum(axis=1).min()))
 
     def is_far(self, given: str | Sequence[float]) -> bool:
@@ -96,14 +95,6 @@ class VectorProfile:
             columns.append([_NORMAL.inv_cdf(r) for r in rank.tolist()])
         return np.array(columns).T
 
-    def _limit(self, touched: float) -> float:
-        nearest = np.empty(len(self._examples))
-        for place, example in enumerate(self._examples):
-            squares = ((self._examples - example) ** 2).sum(axis=1)
-            squares[place] = np.inf
-            nearest[place] = np.sqrt(squares.min())
-        return float(np.quantile(nearest, 1.0 - touched))
-
 
 class TextProfile:
     """Texts as sets of hashed words, and how unlike all of them a text may be.
@@ -112,13 +103,7 @@ class TextProfile:
     tested against it.
     """
 
-    def __init__(
-        self,
-        texts: Sequence[Sequence[str]],
-        *,
-        limit: float | None = None,
-        touched: float = 0.005,
-    ) -> None:
+    def __init__(self, texts: Sequence[Sequence[str]], limit: float = math.inf) -> None:
         self._texts = [frozenset(text) for text in texts]
         among = Counter(word for text in self._texts for word in text)
         self._unseen = math.log(len(self._texts) + 1)
@@ -128,11 +113,23 @@ class TextProfile:
         for place, text in enumerate(self._texts):
             for word in text:
                 self._with.setdefault(word, []).append(place)
-        self.limit = self._limit(touched) if limit is None else limit
+        self.limit = limit
 
     def distance(self, given: str | Sequence[float]) -> float:
-        """From 0, an example's words, to 1, no word in common; 1 for anything but a text."""
-        return self._distance(hashed(given)) if isinstance(given, str) else 1.0
+        """From 0, an example's words, to 1, no word in common; 0 for anything but a text."""
+        if not isinstance(given, str):
+            return 0.0
+        text = hashed(given)
+        shared: dict[int, float] = {}
+        for word in text:
+            weight = self._weight.get(word, 0.0)
+            for place in self._with.get(word, ()):
+                shared[place] = shared.get(place, 0.0) + weight
+        total = self._weigh(text)
+        if not total:
+            return 0.0  # empty, or of nothing but words that every example has
+        alike = (same / (total + self._total[p] - same) for p, same in shared.items() if same)
+        return 1.0 - max(alike, default=0.0)
 
     def is_far(self, given: str | Sequence[float]) -> bool:
         """Whether a text is less like every example than the limit."""
@@ -146,25 +143,8 @@ class TextProfile:
         """For a file."""
         return {"kind": "text", "limit": self.limit, "texts": [sorted(t) for t in self._texts]}
 
-    def _distance(self, text: frozenset[str], *, other_than: int = -1) -> float:
-        shared: dict[int, float] = {}
-        for word in text:
-            weight = self._weight.get(word, 0.0)
-            for place in self._with.get(word, ()):
-                shared[place] = shared.get(place, 0.0) + weight
-        shared.pop(other_than, None)
-        total = self._weigh(text)
-        if not total:
-            return 0.0  # empty, or of nothing but words that every example has
-        alike = (same / (total + self._total[p] - same) for p, same in shared.items() if same)
-        return 1.0 - max(alike, default=0.0)
-
     def _weigh(self, text: frozenset[str]) -> float:
         return sum(self._weight.get(word, self._unseen) for word in text)
-
-    def _limit(self, touched: float) -> float:
-        unlike = [self._distance(t, other_than=place) for place, t in enumerate(self._texts)]
-        return float(np.quantile(unlike, 1.0 - touched))
 
 
 Profile = VectorProfile | TextProfile
@@ -181,12 +161,27 @@ def fit(examples: Sequence[Any], *, touched: float = 0.005) -> Profile:
         raise BadProfile(f"touched: above 0 and below 0.5, not {touched}")
     step = max(1.0, len(examples) / _MAX_EXAMPLES)
     kept = [examples[int(place * step)] for place in range(int(len(examples) / step))]
-    if all(isinstance(example, str) for example in kept):
-        return TextProfile([sorted(hashed(text)) for text in kept], touched=touched)
     try:
-        return VectorProfile(kept, touched=touched)
-    except (TypeError, ValueError) as error:
+        distances = [
+            distance
+            for fold in range(_FOLDS)
+            for distance in _distances(
+                _made([e for at, e in enumerate(kept) if at % _FOLDS != fold]), kept[fold::_FOLDS]
+            )
+        ]
+        return _made(kept, float(np.quantile(distances, 1.0 - touched)))
+    except (TypeError, ValueError, np.linalg.LinAlgError) as error:
         raise BadProfile(f"examples: all texts, or all rows of numbers: {error}") from error
+
+
+def _made(examples: Sequence[Any], limit: float = math.inf) -> Profile:
+    if all(isinstance(example, str) for example in examples):
+        return TextProfile([sorted(hashed(text)) for text in examples], limit)
+    return VectorProfile(examples, limit)
+
+
+def _distances(profile: Profile, others: Sequence[Any]) -> list[float]:
+    return [profile.distance(other) for other in others]
 
 
 def load(path: Path | str) -> Profile:
@@ -197,8 +192,8 @@ def load(path: Path | str) -> Profile:
             raise BadProfile(f"format {document['format']}; this version reads {_FORMAT}")
         limit = float(document["limit"])
         if document["kind"] == "text":
-            return TextProfile(document["texts"], limit=limit)
-        return VectorProfile(document["rows"], limit=limit)
+            return TextProfile(document["texts"], limit)
+        return VectorProfile(document["rows"], limit)
     except (KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
         raise BadProfile(f"{path}: no profile: {error}") from error
 

@@ -2,9 +2,9 @@
 
 Two strengths. **Perturbed**: the label stays, and probability moves from it to a class drawn by the
 key, within a bound; only who learns from probabilities is misled. **Wrong**: where the input is far
-from what customers send, or the model itself is unsure, the label is drawn by the key from all
-classes and so says nothing of the model; everywhere else answers are right. A customer hardly ever
-asks there, a thief without customers' inputs does (docs/poison.md has the figures).
+from what customers send the label is drawn by the key from all classes and so says nothing of the
+model; everywhere else answers are right. A customer hardly ever asks there, a thief without
+customers' inputs does (docs/poison.md has the figures).
 
 Nothing is drawn by chance. A subject's draw is an HMAC of the cell that the input lies in, and
 cells are wide: the sides of a few planes for numbers, the least word by HMAC for texts. The same
@@ -35,7 +35,7 @@ _MARGIN: Final = 1e-3  # by which a perturbed answer's label still leads
 
 
 class Region(Protocol):
-    """What customers send, as far as it is known: `velvetrope_client.profile.Profile` is one."""
+    """What customers send, as far as it is known."""
 
     def is_far(self, given: Input) -> bool:
         """Whether an input is unlike them."""
@@ -53,27 +53,22 @@ class WrongAnswerSettings:
     Attributes:
         perturb_from: level from which probabilities are perturbed.
         bound: largest L1 distance of perturbed probabilities from the model's, 0 to 2.
-        wrong_from: level from which labels are wrong in the region.
-        region: of inputs far from customers'; None is no input.
-        unsure_below: the model's own probability of its label below which an answer is in the
-            region too; 0 is none.
+        wrong_from: level from which labels of inputs far from customers' are wrong.
+        profile: of customers' inputs, as `velvetrope_client.profile` makes them.
     """
 
     perturb_from: int = 0
     bound: float = 0.5
     wrong_from: int = 0
-    region: Region | None = field(default=None, repr=False)
-    unsure_below: float = 0.0
+    profile: Region | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not 0.0 < self.bound <= 2.0:
             raise ValueError(f"wrong_answers.bound: above 0 and at most 2, not {self.bound}")
-        if not 0.0 <= self.unsure_below <= 1.0:
-            raise ValueError(f"wrong_answers.unsure_below: 0 to 1, not {self.unsure_below}")
-        if self.wrong_from and self.region is None and not self.unsure_below:
+        if self.wrong_from and self.profile is None:
             raise ValueError(
-                "wrong_answers.wrong_from needs a `profile`, `unsure_below`, or both: without "
-                "them customers and thieves would be told wrong alike"
+                "wrong_answers.wrong_from needs a `profile`: without one customers and thieves "
+                "would be told wrong alike"
             )
 
 
@@ -101,8 +96,8 @@ class WrongAnswers:
         own = dict(chances)
         if len(classes) < 2:
             return label, own
-        wrong = self._settings.wrong_from
-        if 0 < wrong <= level and self._in_region(given, own.get(label)):
+        wrong, profile = self._settings.wrong_from, self._settings.profile
+        if 0 < wrong <= level and profile is not None and profile.is_far(given):
             drawn = self._order(subject, given, "label", classes)[0]
             if drawn in own and label in own:
                 own[drawn], own[label] = own[label], own[drawn]
@@ -117,12 +112,6 @@ class WrongAnswers:
                 own = perturbed(own, label, toward, self._settings.bound)
         return label, own
 
-    def _in_region(self, given: Input, sure: float | None) -> bool:
-        if sure is not None and sure < self._settings.unsure_below:
-            return True
-        region = self._settings.region
-        return region is not None and region.is_far(given)
-
     def _order(self, subject: str, given: Input, use: str, classes: Sequence[str]) -> list[str]:
         """The classes in the order of their HMACs for the input's cell."""
         key = _subject_key(self._key, use, subject)
@@ -135,8 +124,8 @@ class WrongAnswers:
     def _cell(self, key: bytes, given: Input) -> bytes:
         if isinstance(given, str):
             return min((_mac(key, b"word", word.encode()) for word in words(given)), default=b"")
-        region = self._settings.region
-        known = None if region is None else region.coordinates(given)
+        profile = self._settings.profile
+        known = None if profile is None else profile.coordinates(given)
         # Without a profile the scale of a column is unknown: a logarithm keeps one of thousands
         # from deciding alone.
         point = known if known is not None else [math.asinh(number) for number in given]

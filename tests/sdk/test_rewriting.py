@@ -34,6 +34,16 @@ CHUNKS = st.lists(
 )
 
 
+class Nowhere:
+    """A profile from which everything is far."""
+
+    def is_far(self, given: object) -> bool:
+        return True
+
+    def coordinates(self, given: object) -> None:
+        return None
+
+
 def call(
     body: Any,
     rewriter: Rewriter | None = None,
@@ -56,7 +66,7 @@ def call(
 
 
 def wrong_for_all(**settings: Any) -> Rewriter:
-    own = WrongAnswerSettings(wrong_from=1, unsure_below=1.0)
+    own = WrongAnswerSettings(wrong_from=1, profile=Nowhere())
     return Rewriter(
         RewriterSettings((EndpointSettings("/v1/*", wrong_answers=own, **settings),), KEYS)
     )
@@ -114,7 +124,9 @@ def test_the_first_endpoint_that_matches_counts() -> None:
     settings = RewriterSettings(
         (
             EndpointSettings("/v1/*"),
-            EndpointSettings("*", wrong_answers=WrongAnswerSettings(wrong_from=1, unsure_below=1)),
+            EndpointSettings(
+                "*", wrong_answers=WrongAnswerSettings(wrong_from=1, profile=Nowhere())
+            ),
         ),
         KEYS,
     )
