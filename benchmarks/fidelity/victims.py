@@ -85,8 +85,22 @@ class Victim(Protocol):
         """Features that were shown to nobody, and the victim's answers to them."""
         ...
 
+    @property
+    def checked(self) -> tuple[Requests, Labels]:
+        """The held-out requests, and what their right answers are."""
+        ...
+
+    @property
+    def examples(self) -> list[str] | list[list[float]]:
+        """Requests as the operator has them: training rows, and of the customers' own."""
+        ...
+
     def answers(self, features: Matrix) -> tuple[Labels, Floats]:
         """Label and confidence of each row."""
+        ...
+
+    def chances(self, features: Matrix) -> Matrix:
+        """The probability of each of `classes`, (n, classes)."""
         ...
 
     def ordinary(self, rng: Rng, n: int, share: Share, classes: Labels | None = None) -> Requests:
@@ -135,6 +149,8 @@ class TableVictim:
         }
         self.classes = np.unique(known[1])
         self.held_out = (x[held_out], self._model.predict(x[held_out]).astype(np.int64))
+        self.checked = (Requests(x[held_out], x[held_out].tolist()), y[held_out])
+        self.examples: list[list[float]] = [*known[0].tolist(), *x[customers].tolist()]
         self.accuracy = float(np.mean(self.held_out[1] == y[held_out]))
         self.low, self.high = known[0].min(axis=0), known[0].max(axis=0)
         self.spread = known[0].std(axis=0) + 1e-9
@@ -144,6 +160,10 @@ class TableVictim:
         chances = self._model.predict_proba(features)
         labels = self._model.classes_[chances.argmax(axis=1)]
         return labels.astype(np.int64), np.round(chances.max(axis=1), 4)
+
+    def chances(self, features: Matrix) -> Matrix:
+        found: Matrix = self._model.predict_proba(features)
+        return found
 
     def ordinary(self, rng: Rng, n: int, share: Share, classes: Labels | None = None) -> Requests:
         x, y, near = self._shares[share]
@@ -225,6 +245,8 @@ class TextVictim:
             "thief": (thief[0], np.array(thief[1], dtype=np.int64)),
         }
         features = self._embed(held_out[0])
+        self.checked = (Requests(features, held_out[0]), np.array(held_out[1], dtype=np.int64))
+        self.examples: list[str] = [*known[0], *customers[0]]
         self.held_out = (features, self._model.predict(features).astype(np.int64))
         self.accuracy = float(np.mean(self.held_out[1] == np.array(held_out[1])))
 
@@ -238,17 +260,22 @@ class TextVictim:
         labels = self._model.classes_[chances.argmax(axis=1)]
         return labels.astype(np.int64), np.round(chances.max(axis=1), 4)
 
+    def chances(self, features: Matrix) -> Matrix:
+        found: Matrix = self._model.predict_proba(features)
+        return found
+
     def ordinary(self, rng: Rng, n: int, share: Share, classes: Labels | None = None) -> Requests:
         texts, y = self._shares[share]
         among = np.arange(len(texts)) if classes is None else np.flatnonzero(np.isin(y, classes))
         rows = _drawn(rng, among, n)
-        return self._requests(_voice(rng, [texts[i] for i in rows.tolist()]))
+        return self.requests(_voice(rng, [texts[i] for i in rows.tolist()]))
 
     def public(self, rng: Rng, n: int) -> Requests:
         rows = _drawn(rng, np.arange(len(self._public)), n)
-        return self._requests(_voice(rng, [self._public[i] for i in rows.tolist()]))
+        return self.requests(_voice(rng, [self._public[i] for i in rows.tolist()]))
 
-    def _requests(self, texts: list[str]) -> Requests:
+    def requests(self, texts: list[str]) -> Requests:
+        """Texts as the models see them."""
         return Requests(self._embed(texts), texts)
 
     def _embed(self, texts: Sequence[str]) -> Matrix:

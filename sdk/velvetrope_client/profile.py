@@ -54,6 +54,10 @@ class VectorProfile:
         if self._rows.ndim != 2 or not np.isfinite(self._rows).all():
             raise BadProfile("rows: expected lists of finite numbers, all of one length")
         self._sorted = np.sort(self._rows, axis=0)
+        # Twice a mid-rank is a whole number from 0 to 2n: there are no other quantiles.
+        ranks = (np.arange(2 * len(self._rows) + 1) + 1) / 2 / (len(self._rows) + 1)
+        kept = np.clip(ranks, _LAST_RANK, 1 - _LAST_RANK).tolist()
+        self._quantiles = np.array([_NORMAL.inv_cdf(rank) for rank in kept])
         scores = self._scores(self._rows)
         spread = np.cov(scores.T).reshape(len(scores.T), -1) + _RIDGE * np.eye(len(scores.T))
         self._whiten = np.linalg.inv(np.linalg.cholesky(spread)).T
@@ -91,8 +95,7 @@ class VectorProfile:
         columns = []
         for held, column in zip(self._sorted.T, rows.T, strict=True):
             below = np.searchsorted(held, column, "left") + np.searchsorted(held, column, "right")
-            rank = np.clip((below + 1) / 2 / (len(held) + 1), _LAST_RANK, 1 - _LAST_RANK)
-            columns.append([_NORMAL.inv_cdf(r) for r in rank.tolist()])
+            columns.append(self._quantiles[below])
         return np.array(columns).T
 
 

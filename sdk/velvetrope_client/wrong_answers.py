@@ -7,28 +7,27 @@ model; everywhere else answers are right. A customer hardly ever asks there, a t
 customers' inputs does (docs/poison.md has the figures).
 
 Nothing is drawn by chance. A subject's draw is an HMAC of the cell that the input lies in, and
-cells are wide: the sides of a few planes for numbers, the least word by HMAC for texts. The same
-question has the same answer, so has nearly every neighbour of it, and an average over repeats, over
-near-duplicates or over accounts averages draws that never knew the truth.
+cells are wide: those of `velvetrope_client.cells` at a coarse scale for numbers, the least word by
+HMAC for texts. The same question has the same answer, so has nearly every neighbour of it, and an
+average over repeats, over near-duplicates or over accounts averages draws that never knew the
+truth.
 """
 
 from __future__ import annotations
 
-import hmac
-import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Final, Protocol
 
-from velvetrope_client.keys import Key, Keyring
+from velvetrope_client.cells import cell
+from velvetrope_client.keys import Keyring
 
 __all__ = ["Region", "WrongAnswerSettings", "WrongAnswers", "words"]
 
 Input = str | list[float]
-_PLANES: Final = 8  # 256 cells
+_WIDE: Final = 4.0  # deviations: the noise that hides two questions' likeness is far below
 _WORD: Final = re.compile(r"\w+")
 _PURPOSE: Final = "wrong answers 1"
 _MARGIN: Final = 1e-3  # by which a perturbed answer's label still leads
@@ -114,26 +113,19 @@ class WrongAnswers:
 
     def _order(self, subject: str, given: Input, use: str, classes: Sequence[str]) -> list[str]:
         """The classes in the order of their HMACs for the input's cell."""
-        key = _subject_key(self._key, use, subject)
-        cell = self._cell(key, given)
+        cell = self._cell(given)
         return sorted(
-            set(classes),
-            key=lambda name: _mac(key, b"class", cell, name.encode("utf-8", "replace")),
+            set(classes), key=lambda name: self._key.derive(_PURPOSE, use, subject, cell, name)
         )
 
-    def _cell(self, key: bytes, given: Input) -> bytes:
+    def _cell(self, given: Input) -> str:
         if isinstance(given, str):
-            return min((_mac(key, b"word", word.encode()) for word in words(given)), default=b"")
+            return min(
+                words(given), key=lambda word: self._key.derive(_PURPOSE, "word", word), default=""
+            )
         profile = self._settings.profile
         known = None if profile is None else profile.coordinates(given)
-        # Without a profile the scale of a column is unknown: a logarithm keeps one of thousands
-        # from deciding alone.
-        point = known if known is not None else [math.asinh(number) for number in given]
-        sides = [
-            sum(a * x for a, x in zip(plane, point, strict=True)) >= 0.0
-            for plane in _planes(key, len(point))
-        ]
-        return bytes(sides)
+        return cell(self._key, given) if known is None else cell(self._key, known, _WIDE)
 
 
 def words(text: str) -> frozenset[str]:
@@ -170,28 +162,3 @@ def perturbed(
         else chance
         for name, chance in chances.items()
     }
-
-
-@lru_cache(maxsize=1024)
-def _subject_key(key: Key, use: str, subject: str) -> bytes:
-    return key.derive(_PURPOSE, use, subject)
-
-
-@lru_cache(maxsize=256)
-def _planes(key: bytes, width: int) -> tuple[tuple[float, ...], ...]:
-    """Planes through the middle, each a row of ±1: as good as Gaussian ones (Achlioptas 2003)."""
-    planes = []
-    for plane in range(_PLANES):
-        bits: list[float] = []
-        block = 0
-        while len(bits) < width:
-            mac = _mac(key, b"plane", bytes([plane]), block.to_bytes(4, "big"))
-            bits += [1.0 if byte >> bit & 1 else -1.0 for byte in mac for bit in range(8)]
-            block += 1
-        planes.append(tuple(bits[:width]))
-    return tuple(planes)
-
-
-def _mac(key: bytes, *parts: bytes) -> bytes:
-    framed = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-    return hmac.digest(key, framed, "sha256")
