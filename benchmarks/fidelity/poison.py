@@ -23,7 +23,8 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 from velvetrope_client import profile
 from velvetrope_client.keys import Key, Keyring
-from velvetrope_client.rewriting import EndpointSettings, Rewriter, RewriterSettings
+from velvetrope_client.rewriter_settings import EndpointSettings, RewriterSettings
+from velvetrope_client.rewriting import Rewriter
 from velvetrope_client.shaping import ShapingSettings
 from velvetrope_client.wrong_answers import WrongAnswerSettings
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from velvetrope_client.cells import Input
 from velvetrope_client.json_paths import MISSING, JsonPath
 
 __all__ = ["ClassifierAnswer", "ClassifierPaths", "read_answers", "read_inputs"]
 
-Input = str | list[float]
 _MAX_DEPTH: Final = 4
 _SUM_OFF: Final = 0.02  # of 1, by which rounded probabilities may be off
 

@@ -1,4 +1,4 @@
-"""Answers as poisoned callers get them: shaped by level, and wrong where an endpoint opted in.
+"""Answers as poisoned callers get them: shaped by level, and marked or wrong where opted in.
 
     rewriter = Rewriter(settings)
     body = rewriter.rewrite(action="poison", level=1, subject="acct-1", endpoint="/v1/classify",
@@ -13,54 +13,23 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
-from velvetrope_client.classifier_answers import ClassifierPaths, read_answers, read_inputs
-from velvetrope_client.keys import Keyring
-from velvetrope_client.shaping import (
-    ShapingSettings,
-    TextFilter,
-    shape_choices,
-    shape_probabilities,
-)
+from velvetrope_client.canary import Canaries, CanaryStream
+from velvetrope_client.cells import Input
+from velvetrope_client.classifier_answers import read_answers, read_inputs
+from velvetrope_client.keys import Key
+from velvetrope_client.rewriter_settings import EndpointSettings, RewriterSettings
+from velvetrope_client.shaping import TextFilter, shape_choices, shape_probabilities
 from velvetrope_client.sse import EventStream
-from velvetrope_client.wrong_answers import WrongAnswers, WrongAnswerSettings
+from velvetrope_client.watermark import Watermark
+from velvetrope_client.wrong_answers import WrongAnswers, swapped
 
-__all__ = ["EndpointSettings", "Rewriter", "RewriterSettings", "StreamRewriter"]
+__all__ = ["Rewriter", "StreamRewriter"]
 
 _log = logging.getLogger(__name__)
 _STRUCTURED: Final = ("json_object", "json_schema")
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointSettings:
-    """What poison does at the endpoints that a glob pattern matches."""
-
-    match: str = "*"
-    shaping: ShapingSettings = field(default_factory=ShapingSettings)
-    paths: ClassifierPaths = field(default_factory=ClassifierPaths)
-    wrong_answers: WrongAnswerSettings = field(default_factory=WrongAnswerSettings)
-
-
-@dataclass(frozen=True, slots=True)
-class RewriterSettings:
-    """The endpoints, of which the first that matches counts, and the keys of wrong answers.
-
-    `max_body_bytes` is the largest answer that is read; a larger one passes unchanged. Raises
-    ValueError when wrong answers are opted into and there are no keys.
-    """
-
-    endpoints: tuple[EndpointSettings, ...] = ()
-    keys: Keyring | None = None
-    max_body_bytes: int = 16 << 20
-
-    def __post_init__(self) -> None:
-        for endpoint in self.endpoints:
-            wrong = endpoint.wrong_answers
-            if self.keys is None and (wrong.perturb_from or wrong.wrong_from):
-                raise ValueError(f"endpoint {endpoint.match!r}: wrong answers need `keys`")
 
 
 class Rewriter:
@@ -69,10 +38,9 @@ class Rewriter:
     def __init__(self, settings: RewriterSettings | None = None) -> None:
         self._settings = RewriterSettings() if settings is None else settings
         keys = self._settings.keys
-        endpoints = (*self._settings.endpoints, EndpointSettings())
+        key = None if keys is None else keys.current
         self._endpoints = [
-            (one, None if keys is None else WrongAnswers(one.wrong_answers, keys))
-            for one in endpoints
+            _Endpoint(one, key) for one in (*self._settings.endpoints, EndpointSettings())
         ]
 
     def rewrite(
@@ -118,10 +86,8 @@ class Rewriter:
         kind = content_type.partition(";")[0].strip().lower()
         if action != "poison" or not ("json" in kind or kind == "text/event-stream"):
             return StreamRewriter(None, None, 0)
-        settings, wrong = next(
-            pair for pair in self._endpoints if fnmatchcase(endpoint, pair[0].match)
-        )
-        answer = _Answer(settings, wrong, level, subject, request)
+        at = next(one for one in self._endpoints if fnmatchcase(endpoint, one.settings.match))
+        answer = _Answer(at, level, subject, request)
         if kind == "text/event-stream":
             return StreamRewriter(EventStream(answer.event), None, 0)
         return StreamRewriter(None, answer.document, self._settings.max_body_bytes)
@@ -168,24 +134,73 @@ class StreamRewriter:
         return held if rewritten is None else rewritten
 
 
+class _Endpoint:
+    """The settings of one endpoint, and what was opted into there."""
+
+    __slots__ = ("canaries", "settings", "watermark", "wrong")
+
+    def __init__(self, settings: EndpointSettings, key: Key | None) -> None:
+        self.settings = settings
+        self.canaries: Canaries | None = None
+        self.watermark: Watermark | None = None
+        self.wrong: WrongAnswers | None = None
+        if key is None:
+            return
+        if settings.wrong_answers.opted_in:
+            self.wrong = WrongAnswers(settings.wrong_answers, key)
+        if settings.canaries.from_level:
+            self.canaries = Canaries(
+                key, share=settings.canaries.share, closings=settings.canaries.closings
+            )
+        if settings.watermark.from_level:
+            self.watermark = Watermark(
+                key,
+                rate=settings.watermark.rate,
+                scale=settings.watermark.scale,
+                register=settings.watermark.register,
+            )
+
+
+class _Text:
+    """The text of one choice: shaped as it goes by, with a closing remark when it has ended."""
+
+    __slots__ = ("_canary", "_shown")
+
+    def __init__(self, shown: TextFilter, canary: CanaryStream | None) -> None:
+        self._shown = shown
+        self._canary = canary
+
+    @property
+    def shortened(self) -> bool:
+        return self._shown.shortened
+
+    def feed(self, piece: str) -> str:
+        return self._passed(self._shown.feed(piece))
+
+    def end(self, *, by_itself: bool) -> str:
+        """What follows the last piece; `by_itself` when the model stopped without being cut."""
+        rest = self._passed(self._shown.close())
+        canary, self._canary = self._canary, None
+        if canary is None or not by_itself or self.shortened:
+            return rest
+        return rest + canary.close()
+
+    def _passed(self, piece: str) -> str:
+        if self._canary is not None:
+            self._canary.feed(piece)
+        return piece
+
+
 class _Answer:
     """One answer to one request, in one document or in the documents of a stream's events."""
 
-    def __init__(
-        self,
-        settings: EndpointSettings,
-        wrong: WrongAnswers | None,
-        level: int,
-        subject: str,
-        request: bytes,
-    ) -> None:
-        self._settings = settings
-        self._wrong = wrong
+    def __init__(self, endpoint: _Endpoint, level: int, subject: str, request: bytes) -> None:
+        self._endpoint = endpoint
         self._level = level
         self._subject = subject
-        self._shape = settings.shaping.at(level)
+        self._shape = endpoint.settings.shaping.at(level)
         self._asked = _read(request)
-        self._texts: dict[int, TextFilter] = {}
+        self._texts: dict[int, _Text] = {}
 
     def event(self, data: bytes) -> bytes | None:
         """Rewrite the data of one event; None leaves it."""
@@ -216,57 +231,76 @@ class _Answer:
             if not isinstance(choice, dict):
                 continue
             index = choice.get("index")
-            shown = self._texts.setdefault(index if isinstance(index, int) else 0, self._text())
-            said = next(
-                (
-                    part
-                    for name in ("message", "delta")
-                    if isinstance(part := choice.get(name), dict)
-                ),
-                choice,
-            )
-            _show(shown, said, ended=last or choice.get("finish_reason") is not None)
-            if shown.shortened and choice.get("finish_reason") == "stop":
+            place = index if isinstance(index, int) else 0
+            if place not in self._texts:
+                self._texts[place] = self._text()
+            _show(self._texts[place], choice, last=last)
+            if self._texts[place].shortened and choice.get("finish_reason") == "stop":
                 choice["finish_reason"] = "length"
 
-    def _text(self) -> TextFilter:
+    def _text(self) -> _Text:
         form = self._asked.get("response_format") if isinstance(self._asked, dict) else None
         structured = isinstance(form, dict) and form.get("type") in _STRUCTURED
-        return TextFilter(self._shape, prose=not structured)
+        canary = None
+        first = self._endpoint.settings.canaries.from_level
+        if self._endpoint.canaries is not None and first <= self._level and not structured:
+            canary = self._endpoint.canaries.stream(self._subject)
+        return _Text(TextFilter(self._shape, prose=not structured), canary)
 
     def _classified(self, document: Any) -> None:
-        paths = self._settings.paths
+        paths = self._endpoint.settings.paths
         answers = read_answers(document, paths)
         inputs = read_inputs(self._asked, paths, len(answers))
         for answer, given in zip(answers, inputs, strict=True):
             label, chances = answer.label, answer.chances
-            if self._wrong is not None and given is not None:
-                label, chances = self._wrong.answer(
-                    self._subject, self._level, given, label, chances, answer.drawn_from(paths)
-                )
+            if given is not None:
+                label, chances = self._drawn(given, label, chances, answer.drawn_from(paths))
             answer.write(
                 label,
                 shape_probabilities(self._shape, chances, label),
                 only_top=self._shape.top_one,
             )
 
+    def _drawn(
+        self, given: Input, label: str, chances: dict[str, float], classes: tuple[str, ...]
+    ) -> tuple[str, dict[str, float]]:
+        """A wrong answer where one is due, else perhaps a mark."""
+        if self._endpoint.wrong is not None:
+            told, chances = self._endpoint.wrong.answer(
+                self._subject, self._level, given, label, chances, classes
+            )
+            if told != label:
+                return told, chances
+        if (
+            self._endpoint.watermark is not None
+            and self._endpoint.settings.watermark.from_level <= self._level
+        ):
+            told = self._endpoint.watermark.answer(self._subject, given, label, classes)
+            if told != label:
+                return told, swapped(chances, label, told)
+        return label, chances
 
-def _show(shown: TextFilter, said: dict[str, Any], *, ended: bool) -> None:
-    """Pass a message's or a delta's text through its filter, where it stands."""
-    name = "content" if "content" in said else "text" if "text" in said else None
-    held = said.get(name) if name is not None else None
-    if name is not None and isinstance(held, str):
-        said[name] = shown.feed(held)
+
+def _show(text: _Text, choice: dict[str, Any], *, last: bool) -> None:
+    """Pass the text of a choice through, where it stands: a message's, a delta's or its own."""
+    parts = (choice.get(name) for name in ("message", "delta"))
+    said: dict[str, Any] = next((part for part in parts if isinstance(part, dict)), choice)
+    name = "text" if said is choice else "content"
+    held = said.get(name)
+    if isinstance(held, str):
+        said[name] = text.feed(held)
     elif isinstance(held, list):
         for part in held:
             if isinstance(part, dict) and isinstance(part.get("text"), str):
-                part["text"] = shown.feed(part["text"])
-    if ended and (rest := shown.close()):
-        # The rest belongs to a text that began in this message or in an earlier delta.
-        if name is not None and isinstance(said.get(name), str):
-            said[name] += rest
-        else:
-            said["content"] = rest
+                part["text"] = text.feed(part["text"])
+    reason = choice.get("finish_reason")
+    if not last and reason is None:
+        return
+    rest = text.end(by_itself=reason == "stop" and not said.get("tool_calls"))
+    if rest and isinstance(held, list):
+        held.append({"type": "text", "text": rest})
+    elif rest:
+        said[name] = (said.get(name) or "") + rest
 
 
 def _read(data: bytes) -> Any:

@@ -21,12 +21,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from velvetrope_client.cells import cell
-from velvetrope_client.keys import Keyring
+from velvetrope_client.cells import Input, cell
+from velvetrope_client.keys import Key
 
-__all__ = ["Region", "WrongAnswerSettings", "WrongAnswers", "words"]
+__all__ = ["Region", "WrongAnswerSettings", "WrongAnswers", "perturbed", "swapped", "words"]
 
-Input = str | list[float]
 _WIDE: Final = 4.0  # deviations: the noise that hides two questions' likeness is far below
 _WORD: Final = re.compile(r"\w+")
 _PURPOSE: Final = "wrong answers 1"
@@ -61,6 +60,11 @@ class WrongAnswerSettings:
     wrong_from: int = 0
     profile: Region | None = field(default=None, repr=False)
 
+    @property
+    def opted_in(self) -> bool:
+        """Whether there is a level from which answers are perturbed or wrong."""
+        return bool(self.perturb_from or self.wrong_from)
+
     def __post_init__(self) -> None:
         if not 0.0 < self.bound <= 2.0:
             raise ValueError(f"wrong_answers.bound: above 0 and at most 2, not {self.bound}")
@@ -72,11 +76,11 @@ class WrongAnswerSettings:
 
 
 class WrongAnswers:
-    """The wrong answers of one endpoint, under the current key."""
+    """The wrong answers of one endpoint, under one key."""
 
-    def __init__(self, settings: WrongAnswerSettings, keys: Keyring) -> None:
+    def __init__(self, settings: WrongAnswerSettings, key: Key) -> None:
         self._settings = settings
-        self._key = keys.current
+        self._key = key
 
     def answer(
         self,
@@ -98,11 +102,7 @@ class WrongAnswers:
         wrong, profile = self._settings.wrong_from, self._settings.profile
         if 0 < wrong <= level and profile is not None and profile.is_far(given):
             drawn = self._order(subject, given, "label", classes)[0]
-            if drawn in own and label in own:
-                own[drawn], own[label] = own[label], own[drawn]
-            elif label in own:
-                own[drawn] = own.pop(label)
-            return drawn, own
+            return drawn, swapped(own, label, drawn)
         perturb = self._settings.perturb_from
         if 0 < perturb <= level and label in own and len(own) > 1:
             others = [name for name in classes if name != label and name in own]
@@ -136,6 +136,20 @@ def words(text: str) -> frozenset[str]:
     """
     plain = unicodedata.normalize("NFKC", text.encode("utf-8", "replace").decode()).casefold()
     return frozenset(_WORD.findall(plain))
+
+
+def swapped(chances: Mapping[str, float], label: str, other: str) -> dict[str, float]:
+    """Probabilities under which another label leads by as much as the label did.
+
+    >>> swapped({"a": 0.7, "b": 0.2, "c": 0.1}, "a", "c")
+    {'a': 0.1, 'b': 0.2, 'c': 0.7}
+    """
+    own = dict(chances)
+    if other in own and label in own:
+        own[other], own[label] = own[label], own[other]
+    elif label in own:
+        own[other] = own.pop(label)
+    return own
 
 
 def perturbed(

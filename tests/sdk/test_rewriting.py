@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from velvetrope_client.keys import Keyring
-from velvetrope_client.rewriting import EndpointSettings, Rewriter, RewriterSettings
+from velvetrope_client.rewriter_settings import EndpointSettings, RewriterSettings
+from velvetrope_client.rewriting import Rewriter
 from velvetrope_client.wrong_answers import WrongAnswerSettings
 
 KEYS = Keyring.parse(
@@ -143,7 +144,7 @@ def test_the_first_endpoint_that_matches_counts() -> None:
 
 def test_wrong_answers_without_keys_are_refused() -> None:
     wrong = WrongAnswerSettings(perturb_from=1)
-    with pytest.raises(ValueError, match="wrong answers need `keys`"):
+    with pytest.raises(ValueError, match="need `keys`"):
         RewriterSettings((EndpointSettings(wrong_answers=wrong),))
 
 

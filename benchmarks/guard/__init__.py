@@ -1,0 +1,1 @@
+"""What the guard of requests catches, and whom it troubles."""

@@ -1,0 +1,203 @@
+"""What poison does at which endpoint, in Python or from one TOML file.
+
+    keys = "keys.json"                      # relative to this file, as all paths
+
+    [[endpoint]]                            # the first whose pattern matches counts
+    match = "/v1/classify*"
+    shaping = { digits = 2 }
+    paths = { classes = ["spam", "ham"] }
+    wrong_answers = { wrong_from = 1, profile = "classify.profile.json" }
+    watermark = { from_level = 1 }
+
+    [[endpoint]]
+    match = "/v1/chat/*"
+    canaries = { from_level = 1 }
+
+Everything that may tell a customer something wrong, or write into his answers, is off until its
+level is given; shaping alone is on.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from velvetrope_client.canary import SHARE, Closings
+from velvetrope_client.classifier_answers import ClassifierPaths
+from velvetrope_client.keys import Keyring
+from velvetrope_client.shaping import ShapingSettings
+from velvetrope_client.watermark import RATE, Register
+from velvetrope_client.wrong_answers import WrongAnswerSettings
+
+__all__ = [
+    "BadSettings",
+    "CanarySettings",
+    "EndpointSettings",
+    "RewriterSettings",
+    "WatermarkSettings",
+    "load",
+]
+
+
+class BadSettings(ValueError):
+    """Settings that cannot be used; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class CanarySettings:
+    """Closing remarks of texts: from which level (0 never), in which share, of which wordings."""
+
+    from_level: int = 0
+    share: float = SHARE
+    closings: Closings | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WatermarkSettings:
+    """Marks of classifiers: from which level (0 never); the rest as in `Watermark`."""
+
+    from_level: int = 0
+    rate: float = RATE
+    scale: tuple[float, ...] | None = None
+    register: Register | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """What poison does at the endpoints that a glob pattern matches."""
+
+    match: str = "*"
+    shaping: ShapingSettings = field(default_factory=ShapingSettings)
+    paths: ClassifierPaths = field(default_factory=ClassifierPaths)
+    wrong_answers: WrongAnswerSettings = field(default_factory=WrongAnswerSettings)
+    watermark: WatermarkSettings = field(default_factory=WatermarkSettings)
+    canaries: CanarySettings = field(default_factory=CanarySettings)
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether anything here is drawn by a key."""
+        return bool(
+            self.wrong_answers.opted_in or self.watermark.from_level or self.canaries.from_level
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RewriterSettings:
+    """The endpoints, of which the first that matches counts, and the keys; see the module.
+
+    `max_body_bytes` is the largest answer that is read; a larger one passes unchanged. Raises
+    BadSettings when something needs keys and there are none.
+    """
+
+    endpoints: tuple[EndpointSettings, ...] = ()
+    keys: Keyring | None = None
+    max_body_bytes: int = 16 << 20
+
+    def __post_init__(self) -> None:
+        for endpoint in self.endpoints:
+            if self.keys is None and endpoint.needs_keys:
+                raise BadSettings(
+                    f"endpoint {endpoint.match!r}: wrong answers, marks and canaries need `keys`"
+                )
+
+
+def load(path: Path | str) -> RewriterSettings:
+    """Read the file. BadSettings says what is wrong where; OSError when a file cannot be read."""
+    path = Path(path)
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return _settings(document, path.parent)
+    except ValueError as error:  # TOML's, and those of everything that is read from it
+        raise BadSettings(f"{path}: {error}") from error
+
+
+def _settings(document: dict[str, Any], folder: Path) -> RewriterSettings:
+    known = {"keys": str, "max_body_bytes": int, "endpoint": list}
+    _check(document, known, "")
+    found: dict[str, Any] = {}
+    if "keys" in document:
+        found["keys"] = Keyring.load(folder / document["keys"])
+    if "max_body_bytes" in document:
+        found["max_body_bytes"] = document["max_body_bytes"]
+    endpoints = [
+        _endpoint(entry, f"endpoint[{place}]", folder)
+        for place, entry in enumerate(document.get("endpoint", []))
+    ]
+    return RewriterSettings(endpoints=tuple(endpoints), **found)
+
+
+def _endpoint(entry: Any, where: str, folder: Path) -> EndpointSettings:
+    if not isinstance(entry, dict):
+        raise BadSettings(f"{where}: expected a table")
+    _check(entry, {"match": str, **dict.fromkeys(_PARTS, dict)}, f"{where}.")
+    parts: dict[str, Any] = {}
+    for name, (kind, readers) in _PARTS.items():
+        if name in entry:
+            parts[name] = _part(kind, readers, entry[name], f"{where}.{name}", folder)
+    return EndpointSettings(match=entry.get("match", "*"), **parts)
+
+
+def _part(
+    kind: type[Any],
+    readers: Mapping[str, Callable[[Path], Any]],
+    table: dict[str, Any],
+    where: str,
+    folder: Path,
+) -> Any:
+    defaults = kind()
+    known: dict[str, type] = {}
+    for one in fields(kind):
+        if one.name in readers:
+            known[one.name] = str
+        elif one.name != "register":
+            value = getattr(defaults, one.name)
+            known[one.name] = tuple if value is None or isinstance(value, tuple) else type(value)
+    _check(table, known, f"{where}.")
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        if name in readers:
+            values[name] = readers[name](folder / value)
+        elif isinstance(value, list):
+            values[name] = tuple(value)
+        else:
+            values[name] = float(value) if known[name] is float else value
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise BadSettings(f"{where}: {error}") from error
+
+
+def _check(table: dict[str, Any], known: Mapping[str, type], where: str) -> None:
+    for name, value in table.items():
+        if name not in known:
+            raise BadSettings(f"{where}{name}: no such setting; there are {', '.join(known)}")
+        kind = known[name]
+        accepted: tuple[type, ...] = {float: (float, int), tuple: (list,)}.get(kind, (kind,))
+        if isinstance(value, bool) or not isinstance(value, accepted):
+            raise BadSettings(f"{where}{name}: expected {_NAMES[kind]}, not {value!r}")
+
+
+def _profile(path: Path) -> Any:
+    from velvetrope_client import profile  # needs numpy, which only a profile needs
+
+    return profile.load(path)
+
+
+_PARTS: Final[Mapping[str, tuple[type[Any], Mapping[str, Callable[[Path], Any]]]]] = {
+    "shaping": (ShapingSettings, {}),
+    "paths": (ClassifierPaths, {}),
+    "wrong_answers": (WrongAnswerSettings, {"profile": _profile}),
+    "watermark": (WatermarkSettings, {}),
+    "canaries": (CanarySettings, {"closings": Closings.load}),
+}
+_NAMES: Final = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    tuple: "a list",
+    list: "a list",
+    dict: "a table",
+}
