@@ -7,11 +7,14 @@
     shaping = { digits = 2 }
     paths = { classes = ["spam", "ham"] }
     wrong_answers = { wrong_from = 1, profile = "classify.profile.json" }
-    watermark = { from_level = 1 }
+    watermark = { from_level = 1, register = "marks.register" }
 
     [[endpoint]]
     match = "/v1/chat/*"
     canaries = { from_level = 1 }
+
+    [guard]                                 # of requests, whoever sends them
+    system_prompt = "generic"
 
 Everything that may tell a customer something wrong, or write into his answers, is off until its
 level is given; shaping alone is on.
@@ -27,6 +30,7 @@ from typing import Any, Final
 
 from velvetrope_client.canary import SHARE, Closings
 from velvetrope_client.classifier_answers import ClassifierPaths
+from velvetrope_client.guard import GuardSettings
 from velvetrope_client.keys import Keyring
 from velvetrope_client.shaping import ShapingSettings
 from velvetrope_client.watermark import RATE, Register
@@ -54,6 +58,10 @@ class CanarySettings:
     share: float = SHARE
     closings: Closings | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        if not 0.0 < self.share <= 1.0:
+            raise BadSettings(f"share: above 0 and at most 1, not {self.share}")
+
 
 @dataclass(frozen=True, slots=True)
 class WatermarkSettings:
@@ -63,6 +71,10 @@ class WatermarkSettings:
     rate: float = RATE
     scale: tuple[float, ...] | None = None
     register: Register | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.rate < 0.005:
+            raise BadSettings(f"rate: above 0 and below 0.005, not {self.rate}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +98,7 @@ class EndpointSettings:
 
 @dataclass(frozen=True, slots=True)
 class RewriterSettings:
-    """The endpoints, of which the first that matches counts, and the keys; see the module.
+    """The endpoints, of which the first that matches counts, the keys, the guard; see the module.
 
     `max_body_bytes` is the largest answer that is read; a larger one passes unchanged. Raises
     BadSettings when something needs keys and there are none.
@@ -94,6 +106,7 @@ class RewriterSettings:
 
     endpoints: tuple[EndpointSettings, ...] = ()
     keys: Keyring | None = None
+    guard: GuardSettings = field(default_factory=GuardSettings)
     max_body_bytes: int = 16 << 20
 
     def __post_init__(self) -> None:
@@ -115,56 +128,58 @@ def load(path: Path | str) -> RewriterSettings:
 
 
 def _settings(document: dict[str, Any], folder: Path) -> RewriterSettings:
-    known = {"keys": str, "max_body_bytes": int, "endpoint": list}
+    known = {"keys": str, "max_body_bytes": int, "endpoint": list, "guard": dict}
     _check(document, known, "")
     found: dict[str, Any] = {}
     if "keys" in document:
         found["keys"] = Keyring.load(folder / document["keys"])
     if "max_body_bytes" in document:
         found["max_body_bytes"] = document["max_body_bytes"]
+    if "guard" in document:
+        found["guard"] = _part(GuardSettings, {}, document["guard"], "guard")
+    files = _Files(folder, found.get("keys"))
     endpoints = [
-        _endpoint(entry, f"endpoint[{place}]", folder)
+        _endpoint(entry, f"endpoint[{place}]", files)
         for place, entry in enumerate(document.get("endpoint", []))
     ]
     return RewriterSettings(endpoints=tuple(endpoints), **found)
 
 
-def _endpoint(entry: Any, where: str, folder: Path) -> EndpointSettings:
+def _endpoint(entry: Any, where: str, files: _Files) -> EndpointSettings:
     if not isinstance(entry, dict):
         raise BadSettings(f"{where}: expected a table")
     _check(entry, {"match": str, **dict.fromkeys(_PARTS, dict)}, f"{where}.")
     parts: dict[str, Any] = {}
-    for name, (kind, readers) in _PARTS.items():
+    for name, kind in _PARTS.items():
         if name in entry:
-            parts[name] = _part(kind, readers, entry[name], f"{where}.{name}", folder)
+            parts[name] = _part(kind, files.readers(), entry[name], f"{where}.{name}")
     return EndpointSettings(match=entry.get("match", "*"), **parts)
 
 
 def _part(
     kind: type[Any],
-    readers: Mapping[str, Callable[[Path], Any]],
+    readers: Mapping[str, Callable[[str], Any]],
     table: dict[str, Any],
     where: str,
-    folder: Path,
 ) -> Any:
     defaults = kind()
     known: dict[str, type] = {}
     for one in fields(kind):
+        value = getattr(defaults, one.name)
         if one.name in readers:
             known[one.name] = str
-        elif one.name != "register":
-            value = getattr(defaults, one.name)
-            known[one.name] = tuple if value is None or isinstance(value, tuple) else type(value)
+        else:
+            known[one.name] = tuple if value is None else type(value)
     _check(table, known, f"{where}.")
     values: dict[str, Any] = {}
-    for name, value in table.items():
-        if name in readers:
-            values[name] = readers[name](folder / value)
-        elif isinstance(value, list):
-            values[name] = tuple(value)
-        else:
-            values[name] = float(value) if known[name] is float else value
     try:
+        for name, value in table.items():
+            if name in readers:
+                values[name] = readers[name](value)
+            elif isinstance(value, list):
+                values[name] = tuple(value)
+            else:
+                values[name] = float(value) if known[name] is float else value
         return kind(**values)
     except ValueError as error:
         raise BadSettings(f"{where}: {error}") from error
@@ -180,18 +195,41 @@ def _check(table: dict[str, Any], known: Mapping[str, type], where: str) -> None
             raise BadSettings(f"{where}{name}: expected {_NAMES[kind]}, not {value!r}")
 
 
-def _profile(path: Path) -> Any:
-    from velvetrope_client import profile  # needs numpy, which only a profile needs
+class _Files:
+    """Reads what the settings name by a path relative to their file."""
 
-    return profile.load(path)
+    def __init__(self, folder: Path, keys: Keyring | None) -> None:
+        self._folder = folder
+        self._keys = keys
+
+    def readers(self) -> dict[str, Callable[[str], Any]]:
+        """By the name of the setting."""
+        return {"profile": self._profile, "closings": self._closings, "register": self._register}
+
+    # Imported where they are used: a profile needs numpy, a register cryptography.
+
+    def _profile(self, path: str) -> Any:
+        from velvetrope_client import profile
+
+        return profile.load(self._folder / path)
+
+    def _closings(self, path: str) -> Closings:
+        return Closings.load(self._folder / path)
+
+    def _register(self, path: str) -> Register:
+        from velvetrope_client.register import MarkRegister
+
+        if self._keys is None:
+            raise BadSettings("a register needs `keys`")
+        return MarkRegister(self._folder / path, self._keys.current)
 
 
-_PARTS: Final[Mapping[str, tuple[type[Any], Mapping[str, Callable[[Path], Any]]]]] = {
-    "shaping": (ShapingSettings, {}),
-    "paths": (ClassifierPaths, {}),
-    "wrong_answers": (WrongAnswerSettings, {"profile": _profile}),
-    "watermark": (WatermarkSettings, {}),
-    "canaries": (CanarySettings, {"closings": Closings.load}),
+_PARTS: Final[Mapping[str, type[Any]]] = {
+    "shaping": ShapingSettings,
+    "paths": ClassifierPaths,
+    "wrong_answers": WrongAnswerSettings,
+    "watermark": WatermarkSettings,
+    "canaries": CanarySettings,
 }
 _NAMES: Final = {
     str: "text",
