@@ -17,10 +17,10 @@ from detector.cli.options import FAILED, USAGE, JsonOption, examples, fail
 if TYPE_CHECKING:
     from velvetrope_client.keys import Keyring
 
-__all__ = ["commit", "keys", "new", "register", "rotate"]
+__all__ = ["commit", "keys", "new", "page", "register", "rotate"]
 
 keys = typer.Typer(
-    help="Secret keys of marks, canaries and wrong answers: new, rotate, commit.",
+    help="Secret keys of marks, canaries, wrong answers and challenges: new, rotate, commit, page.",
     no_args_is_help=True,
 )
 
@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
 @keys.callback()
 def _keys() -> None:
-    """Secret keys of marks, canaries and wrong answers."""
+    """Secret keys of marks, canaries, wrong answers and challenges."""
 
 
 @keys.command(
@@ -111,6 +111,27 @@ def commit(file: FileArgument, as_json: JsonOption = False) -> None:
             typer.echo(json.dumps({"id": key.id, "commitment": key.commitment}))
         else:
             typer.echo(f"{key.id} {key.commitment}")
+
+
+@keys.command(epilog=examples("velvetrope keys page keys.json page-keys.json"))
+def page(
+    file: FileArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The keys for the page (JWK set).")],
+) -> None:
+    """Write what the page needs that challenged callers are sent to, readable by its owner alone.
+
+    Its keys are derived from the keyring's: they sign returns, and tell nothing of marks and
+    canaries. Again after each `keys rotate`; docs/challenge.md says what the page does with them.
+    """
+    from responders.actions.challenge import page_keys
+
+    document = json.dumps(page_keys(_load(file)), indent=1) + "\n"
+    try:
+        _write_new(out, document)
+    except FileExistsError:
+        fail(f"{out}: is there already; remove it first", USAGE)
+    except OSError as error:
+        fail(f"{out}: {error.strerror or error}", FAILED)
 
 
 def _load(file: Path) -> Keyring:

@@ -39,6 +39,7 @@ __all__ = [
     "challenge_params",
     "difficulty_of",
     "lifts",
+    "page_keys",
 ]
 
 Outcome = Literal["expired", "forged", "malformed", "other_account", "replayed"]
@@ -117,6 +118,21 @@ def lifts(passed: Passed | None, decision: Decision, now: float) -> bool:
     if passed is None or passed.until <= now:
         return False
     return passed.decision == decision.id or difficulty_of(decision) <= passed.difficulty
+
+
+def page_keys(keyring: Keyring) -> dict[str, Any]:
+    """The page's keys as a JWK set (RFC 7517), newest first: they open tickets, sign returns."""
+    return {
+        "keys": [
+            {
+                "kty": "oct",
+                "alg": "HS256",
+                "kid": key.id,
+                "k": base64.urlsafe_b64encode(key.derive(PAGE_PURPOSE)).rstrip(b"=").decode(),
+            }
+            for key in keyring
+        ]
+    }
 
 
 class _Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

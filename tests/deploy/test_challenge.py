@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -12,10 +13,14 @@ import pytest
 import redis
 from velvetrope_client.proof import AsyncProofTransport, ProofTransport, solve
 
+from responders.actions.challenge import page_keys
 from responders.stores.redis import RedisStore
 from tests.deploy.challenges import KEYRING, PAGE, challenge, guarded, keys_of
 from tests.deploy.gateway import CHAT, Gateway
 from tests.real_redis import RedisServer, redis_server
+
+DOCS = Path(__file__).parents[2] / "docs" / "challenge.md"
+PAGE_KEYS = jwt.PyJWKSet.from_dict(page_keys(KEYRING))
 
 
 @pytest.fixture(scope="module")
@@ -93,19 +98,32 @@ def test_a_stronger_decision_asks_again(gate: Gateway, store: RedisStore) -> Non
         assert client.post("/v1/x", headers=headers).status_code == 200
 
 
+def the_page() -> Callable[[str, str, jwt.PyJWKSet], str]:
+    """The page's part, as docs/challenge.md gives it."""
+    code = DOCS.read_text().split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    signed_return: Callable[[str, str, jwt.PyJWKSet], str] = names["signed_return"]
+    return signed_return
+
+
 def test_the_operators_page_sends_the_client_back(gate: Gateway, store: RedisStore) -> None:
     challenge(store, gate)
-    ticket = parse_qs(urlsplit(gate.post("key-of-ada").json()["authenticate_at"]).query)["ticket"]
-    # The page: it knows who has logged in, and holds the page's key (docs/challenge.md).
-    page_key = KEYRING.current.derive("challenge page")
-    claims = jwt.decode(ticket[0], page_key, ["HS256"], audience="challenge-page")
-    assert claims["sub"] == "acct-ada"
-    claims |= {"iss": "challenge-page", "aud": "velvetrope"}
-    token = jwt.encode(claims, page_key, "HS256", headers={"kid": KEYRING.current.id})
+    url = urlsplit(gate.post("key-of-ada").json()["authenticate_at"])
+    (ticket,) = parse_qs(url.query)["ticket"]
+    token = the_page()(ticket, "acct-ada", PAGE_KEYS)
     sent_back = gate.client.get("/challenge", params={"return": token})
     assert (sent_back.status_code, sent_back.json()["passed"]) == (200, True)
     assert gate.post("key-of-ada").status_code == 200
     assert gate.client.get("/challenge", params={"return": token}).status_code == 403
+
+
+def test_the_page_vouches_for_nobody_else(gate: Gateway, store: RedisStore) -> None:
+    challenge(store, gate)
+    url = urlsplit(gate.post("key-of-ada").json()["authenticate_at"])
+    (ticket,) = parse_qs(url.query)["ticket"]
+    with pytest.raises(PermissionError):
+        the_page()(ticket, "acct-bea", PAGE_KEYS)
 
 
 def test_what_a_gateway_keeps_in_redis_ends_by_itself(

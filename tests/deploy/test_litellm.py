@@ -18,7 +18,7 @@ import pytest
 from detector.events import Event
 from detector.formats import get
 from responders.stores.sqlite import SqliteStore
-from tests.deploy.gateway import _Handler, served
+from tests.deploy.gateway import Answering, served
 from tests.detector.formats.record_litellm import AUTH, Upstream
 from tests.end_to_end.commands import running as command
 from tests.real_program import configured, free_port, running
@@ -39,10 +39,10 @@ class Posts:
     answers: list[tuple[int, Any]] = field(default_factory=list)
     ill: str = ""
 
-    def handler(self) -> type[_Handler]:
+    def handler(self) -> type[Answering]:
         posts = self
 
-        class Handler(_Handler):
+        class Handler(Answering):
             def do_POST(self) -> None:  # noqa: N802
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 if posts.ill and self.path != "/v1/events":

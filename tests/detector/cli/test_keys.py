@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from jwt import PyJWKSet
 from typer.testing import CliRunner
 from velvetrope_client.keys import Keyring
 
@@ -89,3 +90,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     said = keys("commit", tmp_path / "keys.json")
     assert said.exit_code == 1
     assert "keys.json: No such file" in said.output
+
+
+def test_the_pages_keys_are_derived_and_readable_by_their_owner_alone(file: Path) -> None:
+    keys("rotate", file, "--id", "second")
+    out = file.with_name("page.json")
+    assert keys("page", file, out).exit_code == 0
+    assert out.stat().st_mode & 0o777 == 0o600
+    kept = PyJWKSet.from_dict(json.loads(out.read_text()))
+    assert [key.key_id for key in kept.keys] == ["second", "first"]
+    assert [key.key for key in kept.keys] == [
+        k.derive("challenge page") for k in Keyring.load(file)
+    ]
+
+
+def test_the_pages_keys_overwrite_nothing(file: Path) -> None:
+    assert keys("page", file, file).exit_code == 2
+    assert Keyring.load(file).current.id == "first"
