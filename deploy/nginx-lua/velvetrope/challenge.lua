@@ -2,6 +2,7 @@
 local ffi = require "ffi"
 local cjson = require "cjson.safe"
 local digest = require "velvetrope.digest"
+local keys = require "velvetrope.keys"
 
 pcall(ffi.cdef, [[
 int RAND_bytes(unsigned char *buf, int num);
@@ -10,18 +11,6 @@ int RAND_bytes(unsigned char *buf, int num);
 local _M = {}
 local HARDEST = 6
 local PAGE = "challenge page"
-
--- The newest key of a keyring's text: {id, secret}. Raises an error that says what is wrong.
-function _M.key_of(text, file)
-  local ring = cjson.decode(text)
-  local first = type(ring) == "table" and type(ring.keys) == "table" and ring.keys[1]
-  local secret = type(first) == "table" and type(first.secret) == "string"
-    and ngx.decode_base64(first.secret)
-  if not secret or #secret ~= 32 or type(first.id) ~= "string" then
-    error("velvetrope: " .. file .. ": not a keyring (velvetrope keys new)")
-  end
-  return { id = first.id, secret = secret }
-end
 
 -- The problem document.
 function _M.document(settings, decision, account)
@@ -63,7 +52,7 @@ function _M.ticket(settings, decision, account)
     decision = decision.id, difficulty = _M.difficulty(decision),
   }
   local text = _M.base64url(cjson.encode(head)) .. "." .. _M.base64url(cjson.encode(claims))
-  local secret = digest.hmac_sha256(settings.key.secret, _M.framed(PAGE))
+  local secret = keys.derive(settings.key, PAGE)
   return text .. "." .. _M.base64url(digest.hmac_sha256(secret, text))
 end
 
@@ -72,11 +61,6 @@ function _M.with_ticket(url, ticket)
     return url
   end
   return url .. (string.find(url, "?", 1, true) and "&" or "?") .. "ticket=" .. ticket
-end
-
--- A text after its length in 8 bytes, as velvetrope_client.keys frames what it derives from.
-function _M.framed(text)
-  return "\0\0\0\0\0\0" .. string.char(math.floor(#text / 256), #text % 256) .. text
 end
 
 function _M.base64url(bytes)

@@ -1,13 +1,16 @@
 -- One request: who calls, what is in force, and what becomes of it. No verdict service is asked.
 local callers = require "velvetrope.caller"
 local challenge = require "velvetrope.challenge"
+local body = require "velvetrope.body"
 local cjson = require "cjson.safe"
+local keys = require "velvetrope.keys"
 local limits = require "velvetrope.limits"
 local redis = require "velvetrope.redis"
+local sketch = require "velvetrope.sketch"
 local view = require "velvetrope.view"
 
 local _M = {}
-local settings
+local settings, sketcher
 
 local PROBLEM = "application/problem+json"
 local TYPES = "https://iana.org/assignments/http-problem-types#"
@@ -49,7 +52,17 @@ function _M.init(folder)
     return string.format("%02x", string.byte(c))
   end)
   if given.keys_file then
-    given.key = challenge.key_of(read_file(given.keys_file), given.keys_file)
+    given.key = keys.newest(read_file(given.keys_file), given.keys_file)
+  end
+  if given.log_input ~= "plain" and given.log_input ~= "sketch" and given.log_input ~= "none" then
+    error('velvetrope: settings.lua: log_input is "plain", "sketch" or "none"')
+  end
+  if given.log_input == "sketch" then
+    if not given.key then
+      error("velvetrope: settings.lua: log_input = \"sketch\" needs keys_file")
+    end
+    local words = cjson.decode(read_file(folder .. "/words.json"))
+    sketcher = sketch.new(keys.derive(given.key, "sketch"), words)
   end
   settings = given
 end
@@ -136,6 +149,9 @@ function _M.access()
   if not caller then
     return refuse(400, BAD_REQUEST)
   end
+  if settings.log_input == "plain" then
+    var.velvetrope_log_body = "1"
+  end
   var.velvetrope_api_key = caller.key or ""
   var.velvetrope_caller = caller.account and callers.header_value(caller.account) or ""
   if caller.account then
@@ -171,6 +187,29 @@ function _M.access()
   ngx.req.set_header("X-Velvetrope-Action", action)
   ngx.req.set_header("X-Velvetrope-Level", level)
   ngx.req.set_header("X-Velvetrope-Account", named)
+end
+
+-- In log_by_lua, when the client has its answer: what the log says of the request's input. Unless
+-- this says so, the body is not in the log.
+function _M.log()
+  if not sketcher or ngx.var.velvetrope_action == "" then
+    return
+  end
+  local text = ngx.req.get_body_data()
+  if not text then
+    return
+  end
+  local asked = body.read(text)
+  local var = ngx.var
+  if asked.vectors then
+    var.velvetrope_log_body = "1"
+    return
+  end
+  if asked.text then
+    var.velvetrope_sketch = sketcher(asked.text)
+  end
+  var.velvetrope_model = asked.model or ""
+  var.velvetrope_params = asked.params and cjson.encode(asked.params) or ""
 end
 
 return _M

@@ -32,12 +32,18 @@ return {
   -- first: it is the proxy that they would hit.
   by_address = false,
 
+  -- What the log has of requests' inputs: "plain", their bodies; "sketch", keyed hashes and counts
+  -- (docs/sketch.md) so that no prompt is in the log, of vectors the body all the same; "none".
+  log_input = "plain",
+
+  -- A keyring (velvetrope keys new), the same at every gateway: for sketches, and to sign what the
+  -- page of a challenge learns of the client, as [api.challenge] keys.
+  keys_file = nil,
+
   -- Where a challenged client authenticates again, and where it gets a proof of work (served by the
-  -- verdict API, see challenge.conf). nil: it is not told. `keys_file` is the keyring of
-  -- [api.challenge] keys: it signs what the page learns of the client.
+  -- verdict API, see challenge.conf). nil: it is not told. Both need keys_file.
   challenge_url = nil,
   challenge_place = nil,
-  keys_file = nil,
   answer_within_s = 600,
   -- Requests of a caller that passed a challenge.
   passed_rate_per_min = 30,
