@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -23,10 +23,12 @@ from velvetrope_client.refusals import Refusal
 
 __all__ = ["AsyncClient", "Client", "EventQueue", "Posted", "Unavailable", "Verdict"]
 
+Event = Mapping[str, Any] | Callable[[], Iterable[Mapping[str, Any]]]
 Headers = Mapping[str, str] | Iterable[tuple[bytes, bytes]]
 
 _CHECK: Final = "/authorize/forward"
 _EVENTS: Final = "/v1/events"
+_CHALLENGE: Final = "/challenge"
 # Fields of one connection, and those that the client of httpx writes itself.
 _NOT_RELAYED: Final = frozenset(
     b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade host "
@@ -34,6 +36,7 @@ _NOT_RELAYED: Final = frozenset(
 )
 _OURS: Final = b"x-velvetrope"
 _BATCH: Final = 512
+_LONGEST_PAUSE_S: Final = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -143,6 +146,29 @@ class AsyncClient:
         except httpx.HTTPError as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
+    async def challenge(
+        self,
+        headers: Headers,
+        *,
+        method: str = "GET",
+        query: bytes = b"",
+        body: bytes = b"",
+        rest: str = "",
+        account: str | None = None,
+    ) -> Refusal:
+        """What the service answers at /challenge (`rest` follows that path). Raises Unavailable."""
+        try:
+            return _whole(
+                await self._client.request(
+                    method,
+                    f"{_CHALLENGE}{rest}?{query.decode('latin-1')}",
+                    content=body,
+                    headers=_relayed(headers, _CHALLENGE, method, account),
+                )
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unavailable(f"{type(error).__name__}: {error}") from error
+
     async def post(self, events: Iterable[Mapping[str, Any]]) -> Posted:
         """See Client.post."""
         try:
@@ -193,14 +219,18 @@ class EventQueue:
         self._client = Client(url, secret=secret, timeout_s=timeout_s, transport=transport)
         self._room = room
         self._every_s = every_s
-        self._waiting: deque[Mapping[str, Any]] = deque()
+        self._waiting: deque[Event] = deque()
+        self._batch: list[Mapping[str, Any]] = []  # taken from those, and not yet posted
         self._wake = threading.Event()
         self._stop = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def put(self, event: Mapping[str, Any]) -> bool:
-        """Have an event posted; whether there was room for it."""
+    def put(self, event: Event) -> bool:
+        """Have an event posted; whether there was room for it.
+
+        What is not an event yet is called in the thread, and gives the events to post.
+        """
         if len(self._waiting) >= self._room:
             self.dropped += 1
             return False
@@ -217,8 +247,9 @@ class EventQueue:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
-        self.dropped += len(self._waiting)
+        self.dropped += len(self._waiting) + len(self._batch)
         self._waiting.clear()
+        self._batch = []
         self._client.close()
 
     def _start(self) -> None:
@@ -231,25 +262,30 @@ class EventQueue:
 
     def _run(self) -> None:
         pause = self._every_s
-        while not self._stop:
+        while not self._stop or self._waiting or self._batch:
             self._wake.wait(pause)
             self._wake.clear()
-            while self._waiting:
-                batch = [self._waiting[i] for i in range(min(_BATCH, len(self._waiting)))]
+            while self._fill():
                 try:
-                    found = self._client.post(batch)
+                    found = self._client.post(self._batch)
                 except Unavailable as error:
                     if pause == self._every_s:
-                        _log.warning("events cannot be posted, %d wait: %s", len(batch), error)
-                    pause = min(pause * 2, 30.0)
+                        _log.warning("events cannot be posted now: %s", error)
+                    pause = min(pause * 2, _LONGEST_PAUSE_S)
                     break
                 pause = self._every_s
                 self.posted += found.accepted
                 self.rejected += len(found.rejected)
                 if found.rejected:
-                    _log.warning("the service refused events: %s", found.rejected[0])
-                for _ in batch:
-                    self._waiting.popleft()
+                    _log.warning("the service refused events, one of them: %s", found.rejected[0])
+                self._batch = []
+
+    def _fill(self) -> bool:
+        """Whether there is a batch to post."""
+        while len(self._batch) < _BATCH and self._waiting:
+            event = self._waiting.popleft()
+            self._batch += event() if callable(event) else [event]
+        return bool(self._batch)
 
 
 def _secret(secret: str | None) -> dict[str, str]:
@@ -290,14 +326,18 @@ def _verdict(answer: httpx.Response) -> Verdict:
             answer.headers.get("x-velvetrope-account", ""),
         )
     action = {429: "throttle", 401: "challenge"}.get(answer.status_code, "block")
+    return Verdict(action, 0, "", _whole(answer))
+
+
+def _whole(answer: httpx.Response) -> Refusal:
+    """An answer of the service, to pass on."""
     headers = [
         (name.lower(), value)
         for name, value in answer.headers.raw
         if name.lower() not in _NOT_RELAYED or name.lower() == b"content-type"
     ]
     headers.append((b"content-length", str(len(answer.content)).encode()))
-    refusal = Refusal(answer.status_code, tuple(headers), answer.content)
-    return Verdict(action, 0, "", refusal)
+    return Refusal(answer.status_code, tuple(headers), answer.content)
 
 
 def _lines(events: Iterable[Mapping[str, Any]]) -> bytes:

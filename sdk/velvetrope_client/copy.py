@@ -211,6 +211,7 @@ class Copy:
     ) -> None:
         self.stale_after_s = stale_after_s
         self._url = url.rstrip("/") + "/v1/decisions"
+        self._identities_url = url.rstrip("/") + "/v1/identities"
         self._headers = {} if secret is None else {SECRET_HEADER: secret}
         self._refresh_s = refresh_s
         self._timeout_s = timeout_s
@@ -218,6 +219,8 @@ class Copy:
         self._transport = transport
         self._state = _State()
         self._allowed = _Allowed()
+        self._identities: dict[str, tuple[str | None, str | None]] = {}
+        self._identities_tag = ""
         self._mode = "shadow"
         self._read_at = float("-inf")
         self._failing = False
@@ -276,6 +279,19 @@ class Copy:
     def stale(self) -> bool:
         """Whether the feed has been silent for longer than `stale_after_s`."""
         return self.age_s > self.stale_after_s
+
+    def resolve(self, caller: Caller) -> Caller:
+        """The caller with what is known of its key, and with an account whenever anything is known.
+
+        As at every gateway: the key's own account is first, then the one that was given, then the
+        key's hash, then `ip:` and the address.
+        """
+        account, api_key, org, ip, endpoint, model = caller
+        if api_key is not None and (known := self._identities.get(api_key)) is not None:
+            account, org = known[0] or account, known[1] or org
+        if account is None:
+            account = api_key or (None if ip is None else f"ip:{ip}")
+        return Caller(account, api_key, org, ip, endpoint, model)
 
     def find(self, caller: Caller) -> Decision | None:
         """The decision in force for a caller, or None.
@@ -393,9 +409,10 @@ class Copy:
                         if name == "mode":
                             self._mode = str(value)
                     return False
-                state.cursor, more = self._read(answer, state)
+                state.cursor, more, identities = self._read(answer, state)
             if state is self._state:
                 self._read_at = asked_at
+            self._read_identities(client, identities)
         state.sweep(self._clock())
         return True
 
@@ -409,20 +426,34 @@ class Copy:
                 # A snapshot is followed by a look at what changed while it was taken.
                 first = not state.cursor
                 with client.stream("GET", self._url, params=self._query(state.cursor)) as answer:
-                    state.cursor, more = self._read(answer, state)
+                    state.cursor, more, identities = self._read(answer, state)
                     more = more or first
+            self._read_identities(client, identities)
         if not stop.is_set():
             self._state = state
             self._read_at = asked_at
             self._have.set()
         return True
 
+    def _read_identities(self, client: httpx.Client, tag: str) -> None:
+        """Whose every known key is, when that has changed."""
+        if tag == self._identities_tag:
+            return
+        answer = client.get(self._identities_url)
+        if answer.status_code != 200:
+            raise FeedError(f"{self._identities_url} answered {answer.status_code}")
+        self._identities = {
+            f"sha256:{key.removeprefix('sha256:')}": (found.get("account"), found.get("org"))
+            for key, found in answer.json()["identities"].items()
+        }
+        self._identities_tag = tag
+
     def _query(self, cursor: str) -> dict[str, str]:
         query = {"allow": self._allowed.tag} if self._allowed.tag else {}
         return {**query, "since": cursor} if cursor else query
 
-    def _read(self, answer: httpx.Response, state: _State) -> tuple[str, bool]:
-        """Take one page of the feed into `state`: the cursor after it, whether more waits."""
+    def _read(self, answer: httpx.Response, state: _State) -> tuple[str, bool, str]:
+        """Take one page into `state`: the cursor after it, whether more waits, identities' tag."""
         if answer.status_code != 200:
             hint = f": {SECRET_HEADER} is missing or wrong" if answer.status_code == 401 else ""
             raise FeedError(f"{self._url} answered {answer.status_code}{hint}")
@@ -440,7 +471,7 @@ class Copy:
                     self._mode = str(value)
         if "allow" in told:
             self._allowed = _Allowed.of(str(told["allow_tag"]), told["allow"])
-        return str(told["cursor"]), told.get("more") is True
+        return str(told["cursor"]), told.get("more") is True, str(told.get("identities_tag", ""))
 
 
 def _members(chunks: Iterator[str]) -> Iterator[tuple[str, Any]]:
