@@ -16,9 +16,12 @@ import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Final, Protocol
 
-from velvetrope_client.client import AsyncClient, Unavailable, Verdict
+from velvetrope_client.client import AsyncClient, EventQueue, Unavailable, Verdict
 from velvetrope_client.copy import Caller, Copy, Decision
-from velvetrope_client.refusals import Limiter, Refusal, block, challenge
+from velvetrope_client.records import Annotate, Record, Recorder
+from velvetrope_client.refusals import Limiter, Refusal, block, challenge, unavailable
+from velvetrope_client.requests import read_request
+from velvetrope_client.sketch import Sketcher
 
 __all__ = ["Headers", "Rewrites", "Stream", "Velvetrope"]
 
@@ -81,7 +84,8 @@ class Headers:
         account: field that a gateway in front sets, over whatever the client sent. None: there is
             none, and a client's own says nothing.
 
-    A caller without an account is known by the hash of its key, else by its address.
+    The account of a key that velvetrope knows counts before the field; without either a caller is
+    known by the hash of its key, else by its address.
     """
 
     def __init__(self, key: str = "authorization", account: str | None = None) -> None:
@@ -96,13 +100,7 @@ class Headers:
             elif name == self._account:
                 account = value.decode("utf-8", "surrogateescape") or None
         client = scope.get("client")
-        ip = client[0] if client else None
-        return Caller(
-            account=account or key or (f"ip:{ip}" if ip else None),
-            api_key=key,
-            ip=ip,
-            endpoint=scope["path"],
-        )
+        return Caller(account, key, None, client[0] if client else None, scope["path"])
 
 
 class Velvetrope:
@@ -117,6 +115,12 @@ class Velvetrope:
             each process counts for itself.
         fail_closed: actions that stay in force when the feed has been silent for too long; the
             others fail open.
+        challenge_path: where the application's clients reach the service's /challenge, as
+            `api.challenge.place` says, for it to be passed on there; None passes nothing on.
+        events: where to post an access event for each request; None posts none.
+        sketcher: posts sketches in place of texts.
+        annotate: gets each event, the request's body and the last bytes of the answer, and may add
+            to the event; in the thread that posts.
         challenge_url, status_block: as `api.challenge_url` and `api.status_block` of the service,
             for refusals that are decided here.
         copy, client: in place of those made from `url` and `secret`.
@@ -133,6 +137,10 @@ class Velvetrope:
         rewriter: Rewrites | None = None,
         ask: bool = True,
         fail_closed: Collection[str] = (),
+        challenge_path: str | None = None,
+        events: EventQueue | None = None,
+        sketcher: Sketcher | None = None,
+        annotate: Annotate | None = None,
         challenge_url: str | None = None,
         status_block: int = 403,
         copy: Copy | None = None,
@@ -146,6 +154,8 @@ class Velvetrope:
         self._rewriter = rewriter
         self._ask = ask
         self._fail_closed = frozenset(fail_closed)
+        self._challenge_path = challenge_path
+        self._events = None if events is None else Recorder(events, sketcher, annotate)
         self._block = block(status_block)
         self._challenge = challenge(challenge_url)
         self._client = client
@@ -158,6 +168,9 @@ class Velvetrope:
         if kind == "lifespan":
             await self._lifespan(scope, receive, send)
             return
+        if kind != "http" and kind != "websocket":
+            await self._app(scope, receive, send)
+            return
         self.copy.start()
         scope = dict(scope)
         headers = scope["headers"]
@@ -165,19 +178,41 @@ class Velvetrope:
             if name[:12] == _OURS or b"_" in name:
                 scope["headers"] = headers = [h for h in headers if not _is_ours(h[0])]
                 break
-        caller = self._identify(scope)
+        caller = self.copy.resolve(self._identify(scope))
+        record = None
+        if self._events is not None and kind == "http":
+            record = self._events.begin(caller, scope, receive, send)
+            receive, send = record.receive, record.send
         decision = self.copy.find(caller)
-        if decision is None:
-            scope["velvetrope"] = Verdict(account=caller.account or "")
-            await self._app(scope, receive, send)
-            return
-        await self._enforce(decision, caller, scope, receive, send)
+        if decision is None and caller.model is None and self.copy.depends_on_model(caller):
+            request, receive = await _read(receive)
+            caller = caller._replace(model=read_request(request).model)
+            decision = self.copy.find(caller)
+        try:
+            if self._challenge_path is not None and self._is_challenge(scope):
+                await self._pass_on(caller, scope, receive, send)
+            elif decision is None:
+                scope["velvetrope"] = Verdict("allow", 0, caller.account or "")
+                await self._app(scope, receive, send)
+            else:
+                await self._enforce(decision, caller, scope, receive, send, record)
+        finally:
+            if record is not None:
+                record.end()
 
     async def _enforce(
-        self, decision: Decision, caller: Caller, scope: Scope, receive: Receive, send: Send
+        self,
+        decision: Decision,
+        caller: Caller,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        record: Record | None,
     ) -> None:
         verdict = await self._verdict(decision, caller, scope)
         if verdict.refusal is not None:
+            if record is not None:
+                record.refused = True
             await _refuse(verdict.refusal, scope, send)
             return
         scope["velvetrope"] = verdict
@@ -190,6 +225,34 @@ class Velvetrope:
         scope["extensions"] = {k: v for k, v in extensions.items() if k not in _PAST_SEND}
         rewriting = _Rewriting(self._rewriter, decision, verdict, scope, request, send)
         await self._app(scope, receive, rewriting.send)
+
+    def _is_challenge(self, scope: Scope) -> bool:
+        path: str = scope["path"]
+        return scope["type"] == "http" and path in (
+            self._challenge_path,
+            f"{self._challenge_path}/client.js",
+        )
+
+    async def _pass_on(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the service answer what is asked of its /challenge."""
+        request, _ = await _read(receive)
+        try:
+            answer = await self._service().challenge(
+                scope["headers"],
+                method=scope["method"],
+                query=scope.get("query_string", b""),
+                body=request,
+                rest=scope["path"].removeprefix(self._challenge_path),
+                account=caller.account,
+            )
+        except Unavailable:
+            answer = unavailable()
+        await _refuse(answer, scope, send)
+
+    def _service(self) -> AsyncClient:
+        if self._client is None:
+            self._client = AsyncClient(self._url, secret=self._secret)
+        return self._client
 
     async def _verdict(self, decision: Decision, caller: Caller, scope: Scope) -> Verdict:
         """What the decision means for this request."""
@@ -219,11 +282,9 @@ class Velvetrope:
         """The verdict API's own answer; None when it gives none, and then for a while."""
         if time.monotonic() < self._ask_at:
             return None
-        if self._client is None:
-            self._client = AsyncClient(self._url, secret=self._secret)
         try:
             # The path as sent would let a client hide its endpoint behind percent signs.
-            return await self._client.check(
+            return await self._service().check(
                 scope["headers"],
                 path=caller.endpoint or scope["path"],
                 method=scope.get("method", "GET"),

@@ -284,7 +284,11 @@ class EventQueue:
         """Whether there is a batch to post."""
         while len(self._batch) < _BATCH and self._waiting:
             event = self._waiting.popleft()
-            self._batch += event() if callable(event) else [event]
+            try:
+                self._batch += event() if callable(event) else [event]
+            except Exception:  # the caller's own function: one event is not worth all that follow
+                self.dropped += 1
+                _log.exception("an event could not be made")
         return bool(self._batch)
 
 

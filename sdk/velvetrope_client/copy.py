@@ -97,6 +97,7 @@ class _State:
     )
     networks: _Networks = field(default_factory=dict)
     sweep_at: int = 1024
+    of_models: bool = False  # whether any decision ever covered some models only
 
     def __len__(self) -> int:
         return sum(len(kept) for kept in self.by_scope.values())
@@ -138,6 +139,8 @@ class _State:
             scope,
             value,
         )
+        if kept[_MODELS] != _EVERYTHING:
+            self.of_models = True
         if where is not None:
             size, bits = where
             if size not in self.networks:
@@ -333,10 +336,12 @@ class Copy:
 
     def depends_on_model(self, caller: Caller) -> bool:
         """Whether a decision about the caller covers some models only."""
-        by_scope = self._state.by_scope
-        found = [by_scope[scope].get(getattr(caller, scope) or "") for scope in _SCOPES[:4]]
+        state = self._state
+        if not state.of_models:
+            return False
+        found = [state.by_scope[scope].get(getattr(caller, scope) or "") for scope in _SCOPES[:4]]
         if caller.ip is not None:
-            found += _containing(self._state.networks, caller.ip)
+            found += _containing(state.networks, caller.ip)
         return any(k is not None and k[_MODELS] != _EVERYTHING for k in found)
 
     def _allows(self, caller: Caller, now: float) -> bool:
@@ -428,8 +433,9 @@ class Copy:
                 with client.stream("GET", self._url, params=self._query(state.cursor)) as answer:
                     state.cursor, more, identities = self._read(answer, state)
                     more = more or first
+            if stop.is_set():
+                return True
             self._read_identities(client, identities)
-        if not stop.is_set():
             self._state = state
             self._read_at = asked_at
             self._have.set()

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Limiter", "Refusal", "block", "challenge"]
+__all__ = ["Limiter", "Refusal", "block", "challenge", "unavailable"]
 
 _QUOTA: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 _ABNORMAL: Final = "https://iana.org/assignments/http-problem-types#abnormal-usage-detected"
 _POLICY: Final = "requests"
 _SPANS_S: Final = (60, 3600, 86_400)
 _SLACK_S: Final = 1e-5  # sums of doubles near 2e9 must not refuse the last request of a burst
+_JITTER_MOST_S: Final = 600
 _PRUNE_AT: Final = 16_384
 
 
@@ -59,6 +60,12 @@ def challenge(url: str | None = None) -> Refusal:
     return _refusal(401, fields, document)
 
 
+def unavailable() -> Refusal:
+    """503: what was asked for cannot be had now."""
+    document = {"type": "about:blank", "title": "Service Unavailable", "status": 503}
+    return _refusal(503, {"retry-after": "5"}, document)
+
+
 class Limiter:
     """Buckets of this process: `take` one request, get a refusal or None.
 
@@ -93,7 +100,7 @@ def _throttled(rate_per_min: float, wait_s: float, reset_s: float) -> Refusal:
             break
     wait = max(1, math.ceil(wait_s))
     # Up to half of it more, so that those who were refused together do not come back together.
-    wait += random.randint(0, max(2, wait // 2))  # noqa: S311  not a secret
+    wait += random.randint(0, min(_JITTER_MOST_S, max(2, wait // 2)))  # noqa: S311  not a secret
     return _refusal(
         429,
         {

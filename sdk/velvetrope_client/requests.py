@@ -32,6 +32,8 @@ _PARAMETERS: Final = {
     "stream": "stream",
 }
 _MAX_ROWS: Final = 1024
+_MAX_PARAMETER: Final = 64
+_NUMBER_LIMIT: Final = 1e15
 
 
 class Asked(NamedTuple):
@@ -50,17 +52,19 @@ def read_request(body: bytes) -> Asked:
     """
     try:
         document = json.loads(body)
+        if isinstance(document, dict):
+            model = document.get("model")
+            params = {
+                _PARAMETERS[name]: value
+                for name, value in document.items()
+                if name in _PARAMETERS and _is_plain(value)
+            }
+            named = _clean(model) if isinstance(model, str) and model else None
+            return Asked(_cleaned(_inputs(document)), params, named)
+        return Asked(_cleaned(_values(document)), {}, None)
     except (ValueError, RecursionError):
-        return Asked([], {}, None)
-    if not isinstance(document, dict):
-        return Asked(_values(document), {}, None)
-    model = document.get("model")
-    params = {
-        _PARAMETERS[name]: value
-        for name, value in document.items()
-        if name in _PARAMETERS and _is_plain(value)
-    }
-    return Asked(_inputs(document), params, model if isinstance(model, str) and model else None)
+        text = body.decode("utf-8", "replace")
+        return Asked([text] if _is_text(text) else [], {}, None)
 
 
 def _inputs(document: Mapping[str, Any]) -> list[str | list[float]]:
@@ -139,5 +143,23 @@ def _numbers(row: object) -> list[float] | None:
 
 def _is_plain(value: object) -> bool:
     if isinstance(value, dict):
-        return all(isinstance(inner, int | float | str) for inner in value.values())
-    return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 64)
+        return all(not isinstance(inner, dict) and _is_plain(inner) for inner in value.values())
+    if isinstance(value, int | float):
+        return abs(value) < _NUMBER_LIMIT
+    return isinstance(value, str) and len(value) <= _MAX_PARAMETER and _clean(value) == value
+
+
+def _is_text(text: str) -> bool:
+    """Whether it reads as text: no control characters, and little that had to be repaired."""
+    if not text or text.isspace() or text.count("\ufffd") * 10 > len(text):
+        return False
+    return all(char >= " " or char in "\t\n\r" for char in text[:4096])
+
+
+def _clean(text: str) -> str:
+    # Half of a surrogate pair would make the event one that nobody takes.
+    return text.encode("utf-8", "replace").decode()
+
+
+def _cleaned(inputs: list[str | list[float]]) -> list[str | list[float]]:
+    return [_clean(one) if isinstance(one, str) else one for one in inputs]
