@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,12 +23,14 @@ _UP_WITHIN_S = 20.0
 class RedisServer:
     """A running server: `url` for clients; `stop` and `start` let it go away in the middle."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, options: Sequence[str] = ()) -> None:
+        self.port = port
         self.url = f"redis://127.0.0.1:{port}/0"
         self._command = [
             _program(),
             *("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
             *("--dir", str(folder), "--daemonize", "no", "--loglevel", "warning"),
+            *options,
         ]
         self._log = folder / "redis.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,6 +52,18 @@ class RedisServer:
                         raise RuntimeError(f"redis-server did not start: {said}") from error
                     time.sleep(0.02)
 
+    def pause(self) -> None:
+        """It keeps its connections, and answers nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """It goes on where it was."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
     def stop(self) -> None:
         """Kill it, and with it everything it held."""
         if self._process is not None:
@@ -70,11 +84,11 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server() -> Iterator[RedisServer]:
-    """Raises RuntimeError when redis-server is not installed."""
+def redis_server(*options: str) -> Iterator[RedisServer]:
+    """With options of redis-server's own. Raises RuntimeError when it is not installed."""
     _program()
     with tempfile.TemporaryDirectory(prefix="velvetrope-redis-") as folder:
-        server = RedisServer(Path(folder), free_port())
+        server = RedisServer(Path(folder), free_port(), options)
         server.start()
         try:
             yield server

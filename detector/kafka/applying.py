@@ -47,7 +47,7 @@ _POLL_MS: Final = 200
 _LOOK_AT_EPOCH_S: Final = 1.0
 _FORGET_S: Final = 3600.0
 _FIRST_BACKOFF_S: Final = 0.1
-_LONGEST_BACKOFF_S: Final = 5.0
+_LONGEST_BACKOFF_S: Final = 1.0  # a Redis that is back must be whole within 5 s
 
 _T = TypeVar("_T")
 _Key = tuple[str, str]
@@ -83,6 +83,7 @@ class ApplyStage:
         self._taken: set[str] = set()  # ids of feedback
         self._task: asyncio.Task[None] | None = None
         self._away = False
+        self._filled: str | None = None  # the server that is known to hold everything
 
     async def start(self) -> None:
         """Begin to read; Redis may come later."""
@@ -231,11 +232,13 @@ class ApplyStage:
 
     async def _fill(self) -> None:
         """Bring Redis up to all that was read, whatever it holds."""
+        server = await self._store.instance()
         if await self._store.epoch() is None:
             await self._rebuild()
-            return
-        await self._store.apply(list(self._latest.values()))
-        await self._set_rest()
+        else:
+            await self._store.apply(list(self._latest.values()))
+            await self._set_rest()
+        self._filled = server
 
     async def _rebuild(self) -> None:
         log.info("Redis has no view: filling it with %d decisions", len(self._latest))
@@ -254,6 +257,10 @@ class ApplyStage:
         if await self._store.epoch() is None:
             await self._rebuild()
             return
+        if await self._store.instance() != self._filled:
+            # Started again, or failed over: what was written last may not have come along.
+            log.info("another Redis answers: applying %d decisions", len(self._latest))
+            await self._fill()
         for feedback in acts:
             if isinstance(feedback, SetMode):
                 await self._store.set_mode(self._mode)

@@ -56,6 +56,7 @@ class View:
         self._mode: RunMode = "shadow"
         self._read_at = float("-inf")
         self._failed_at = float("-inf")
+        self._away = False  # the last that was asked of the store had no answer
         self._refreshing: asyncio.Task[None] | None = None
         self._identities: _Remembered[Identity | None] = _Remembered()
         self._allows: _Remembered[AllowEntry | None] = _Remembered()
@@ -133,16 +134,48 @@ class View:
         known = self._allows.get(key)
         if known is None:
             now = self._clock()
-            entry = await asyncio.to_thread(self._store.allows, identity, now)
-            known = self._allows.put(key, entry, _ALLOW_KEPT_S)
+            known = await self._ask(
+                self._allows, key, _ALLOW_KEPT_S, lambda: self._store.allows(identity, now)
+            )
         return known[0]
 
     async def _identity_of(self, api_key: str) -> Identity | None:
         known = self._identities.get(api_key)
         if known is None:
-            identity = await asyncio.to_thread(self._store.identity, api_key)
-            known = self._identities.put(api_key, identity, self._settings.identity_kept_s)
+            known = await self._ask(
+                self._identities,
+                api_key,
+                self._settings.identity_kept_s,
+                lambda: self._store.identity(api_key),
+            )
         return known[0]
+
+    async def _ask(
+        self, kept: _Remembered[_T], key: str, for_s: float, ask: Callable[[], _T]
+    ) -> tuple[_T]:
+        """Ask the store, and remember; while it is away, what it said last, however long ago.
+
+        Raises StoreUnavailable when it is away and never said anything of this key.
+        """
+
+        def unless_away() -> _T:
+            # Asked again in the thread: those that wait for one must not each wait for the store.
+            if self._away:
+                raise StoreUnavailable("the store did not answer")
+            return ask()
+
+        last = kept.last(key)
+        patience = _PATIENCE_STALE_S if last is None else _PATIENCE_S
+        try:
+            if self._away:
+                raise StoreUnavailable("the store did not answer")
+            answer = await asyncio.wait_for(asyncio.to_thread(unless_away), patience)
+        except (StoreUnavailable, TimeoutError) as error:
+            self._away = self._away or isinstance(error, StoreUnavailable)
+            if last is not None:
+                return last
+            raise StoreUnavailable(str(error) or "the store is slow") from error
+        return kept.put(key, answer, for_s)
 
     def _refuse_stale(self) -> None:
         if self.age_s > self._settings.stale_after_s:
@@ -154,8 +187,10 @@ class View:
             mode, snapshot, changes, cursor = await asyncio.to_thread(self._read, self._cursor)
         except StoreUnavailable as error:
             self._failed_at = time.monotonic()
+            self._away = True
             _log.warning("decisions cannot be read: %s", error)
             return
+        self._away = False
         if snapshot:
             self._decisions.clear()
             self._networks.clear()
@@ -240,6 +275,11 @@ class _Remembered(OrderedDict[str, tuple[_T, float]]):
         if found is None or found[1] < time.monotonic():
             return None
         return (found[0],)
+
+    def last(self, key: str) -> tuple[_T] | None:
+        """The last answer in a tuple, whatever its age."""
+        found = super().get(key)
+        return None if found is None else (found[0],)
 
     def put(self, key: str, answer: _T, for_s: float) -> tuple[_T]:
         """Remember an answer for some seconds."""

@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from importlib import resources
 from typing import Any, Final, cast
 
@@ -94,6 +94,14 @@ if not redis.call('SET', KEYS[1], '1', 'NX', 'PX', ARGV[1]) then
 end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 return 1
+"""
+
+# KEYS: the epoch. Never the same twice, not even by a Redis that has forgotten the last one.
+_NEW_EPOCH: Final = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local kept = tonumber(redis.call('GET', KEYS[1]) or '0') or 0
+redis.call('SET', KEYS[1], string.format('%.0f', math.max(now, kept + 1)))
 """
 
 _Command = tuple[Any, ...]
@@ -264,6 +272,7 @@ class RedisStore:
             socket_connect_timeout=settings.timeout_s,
             retry=Retry(NoBackoff(), 1),
         )
+        self._seen = False  # whether there was a view
 
     def apply(self, decisions: Sequence[Decision]) -> list[bool]:
         """See DecisionStore."""
@@ -297,11 +306,11 @@ class RedisStore:
         command = self._commands.allows(identity)
         if command is None:
             return None
-        return next(iter(_Commands.entries(self._run([command])[0], now)), None)
+        return next(iter(_Commands.entries(self._view([command])[0], now)), None)
 
     def mode(self) -> RunMode:
         """See DecisionStore."""
-        return _mode(self._run([("GET", self._keys.mode)])[0])
+        return _mode(self._view([("GET", self._keys.mode)])[0])
 
     def set_mode(self, mode: RunMode) -> None:
         """See DecisionStore."""
@@ -314,23 +323,25 @@ class RedisStore:
     def changes(self, since: str | None = None, limit: int = 10_000) -> Changes:
         """See DecisionStore."""
         if since is None:
-            epoch, info = self._run(self._commands.stream_state())
+            epoch, info = self._view(self._commands.stream_state())
             enforced = self._commands.enforced(self._scan("decision"))
             cursor = f"{_epoch(epoch)}.{_stream_info(info).last}"
             return Changes(cursor=cursor, decisions=enforced)
         _, last = _parse_cursor(since)
-        answers = self._run(self._commands.changes_after(last, limit), atomic=True)
+        answers = self._view(self._commands.changes_after(last, limit), atomic=True)
         return _Commands.read_changes(since, limit, answers)
 
     def rebuild(self, decisions: Sequence[Decision]) -> None:
         """See DecisionStore. What stays enforced is enforced throughout."""
         before = [key for kind in ("decision", "shadow") for key in self._scan_keys(kind)]
         self._run(self._commands.apply(decisions, force=True))
-        self._run([*_leftovers(self._keys, before, decisions), ("INCR", self._keys.epoch)])
+        self._run(
+            [*_leftovers(self._keys, before, decisions), ("EVAL", _NEW_EPOCH, 1, self._keys.epoch)]
+        )
 
     def identity(self, key_hash: str) -> Identity | None:
         """See DecisionStore."""
-        return _identity(self._run([("GET", self._keys.identity(key_hash))])[0])
+        return _identity(self._view([("GET", self._keys.identity(key_hash))])[0])
 
     def set_identity(self, key_hash: str, identity: Identity) -> None:
         """See DecisionStore."""
@@ -381,10 +392,18 @@ class RedisStore:
         """See DecisionStore."""
         self._client.close()
 
+    def _view(self, commands: Sequence[_Command], *, atomic: bool = False) -> list[Any]:
+        """Answers about the view. One that is gone says nothing: no mode, and nobody allowed."""
+        epoch, *answers = self._run([("GET", self._keys.epoch), *commands], atomic=atomic)
+        if epoch is None and self._seen:
+            raise StoreUnavailable("redis was emptied, and is not filled again yet")
+        self._seen = epoch is not None
+        return answers
+
     def _run(self, commands: Sequence[_Command], *, atomic: bool = False) -> list[Any]:
         if not commands:
             return []
-        with _clearly():
+        with _clearly(self._client.connection_pool.disconnect):
             pipeline = self._client.pipeline(transaction=atomic)
             for command in commands:
                 pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -447,7 +466,9 @@ class AsyncRedisStore:
         """See DecisionStore. What stays enforced is enforced throughout."""
         before = [key for kind in ("decision", "shadow") for key in await self._scan_keys(kind)]
         await self._run(self._commands.apply(decisions, force=True))
-        await self._run([*_leftovers(self._keys, before, decisions), ("INCR", self._keys.epoch)])
+        await self._run(
+            [*_leftovers(self._keys, before, decisions), ("EVAL", _NEW_EPOCH, 1, self._keys.epoch)]
+        )
 
     async def epoch(self) -> str | None:
         """Another one after every rebuild; None when Redis holds no view at all."""
@@ -462,10 +483,15 @@ class AsyncRedisStore:
         """See DecisionStore."""
         await self._client.aclose()
 
+    async def instance(self) -> str:
+        """Which server this is; another one after a restart or a failover. "" if it hides that."""
+        said = (await self._run([("INFO", "server")]))[0]
+        return str(said.get("run_id", "")) if isinstance(said, dict) else ""
+
     async def _run(self, commands: Sequence[_Command]) -> list[Any]:
         if not commands:
             return []
-        with _clearly():
+        async with _clearly_async(self._client):
             pipeline = self._client.pipeline(transaction=False)
             for command in commands:
                 pipeline.execute_command(*command)
@@ -526,7 +552,7 @@ class RedisLimiter:
             numbers = (cost, limit.quota, limit.window_s, limit.burst)
             values += [repr(float(number)) for number in numbers]
         names = [self._keys.limit(limit.bucket) for limit in limits]
-        with _clearly():
+        async with _clearly_async(self._client):
             return cast(list[Any], await self._script(keys=names, args=values))
 
 
@@ -549,12 +575,30 @@ def _async_client(settings: RedisSettings) -> redis.asyncio.Redis:
 
 
 @contextmanager
-def _clearly() -> Iterator[None]:
-    """Whatever Redis cannot do now as StoreUnavailable."""
+def _clearly(let_go: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Whatever Redis cannot do now as StoreUnavailable.
+
+    `let_go` drops the connections when the server became a replica: after a failover its address
+    leads to another, but not for those who hold on to it.
+    """
     try:
         yield
     except (redis.RedisError, OSError) as error:
+        if isinstance(error, redis.exceptions.ReadOnlyError):
+            let_go()
         raise StoreUnavailable(f"redis: {error}") from error
+
+
+@asynccontextmanager
+async def _clearly_async(client: redis.asyncio.Redis) -> AsyncIterator[None]:
+    """The same for asyncio."""
+    try:
+        with _clearly():
+            yield
+    except StoreUnavailable as error:
+        if isinstance(error.__cause__, redis.exceptions.ReadOnlyError):
+            await client.connection_pool.disconnect()
+        raise
 
 
 def _checked(answers: list[Any]) -> list[Any]:

@@ -293,9 +293,36 @@ def test_redis_that_goes_away_is_filled_again(
         wait_for(settings, len(log.decisions))
         process.says("Redis is away")
         redis_.start()
+        back_at = time.monotonic()
         eventually(lambda: in_force(settings) == newest(log.decisions), what="the view")
+        assert time.monotonic() - back_at < 5.0
         assert process.log().count("Redis is away") == 1
         assert "Redis is back" in process.log()
+        assert process.alive()
+
+
+def test_a_redis_that_is_flushed_or_comes_back_with_less_is_whole_within_five_seconds(
+    deployment: Callable[..., Settings], redis_: RedisServer
+) -> None:
+    settings, log = deployment(), day()
+    tell(settings, *log.commands)
+    prefix = settings.redis.prefix
+    with (
+        worker(settings, wary=True) as process,
+        redis.Redis.from_url(settings.redis.url.get_secret_value()) as client,
+    ):
+        produce(settings, log.records, end=True)
+        wait_for(settings, len(log.decisions))
+        whole = newest(log.decisions)
+        eventually(lambda: in_force(settings) == whole, what="the view")
+        client.flushall()
+        eventually(lambda: in_force(settings) == whole, within_s=5, what="the view after FLUSHALL")
+        # What a failover to a replica that lagged behind leaves: the epoch, and not every key.
+        epoch = client.get(f"{prefix}epoch")
+        redis_.stop()
+        redis_.start()
+        client.set(f"{prefix}epoch", epoch or b"")
+        eventually(lambda: in_force(settings) == whole, within_s=5, what="the view, restarted")
         assert process.alive()
 
 

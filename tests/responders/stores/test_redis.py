@@ -12,7 +12,7 @@ import redis
 
 from responders.allowlist import AllowEntry
 from responders.settings import RedisSettings
-from responders.stores.base import Identity, StoreUnavailable
+from responders.stores.base import CursorTooOld, Identity, StoreUnavailable
 from responders.stores.redis import AsyncRedisStore, RedisStore
 from tests.real_redis import RedisServer, free_port, redis_server
 from tests.responders.making import NOW, decision
@@ -69,6 +69,8 @@ def test_the_keys_are_those_of_the_contract(
         "mode",
         "allow:cidr:10.0.0.0/8",
         "identity:ab",
+        "revision:allowed",
+        "revision:identities",
     }
     assert raw.get(f"{prefix}mode") == "enforce"
     assert raw.type(f"{prefix}decisions") == "stream"
@@ -125,7 +127,7 @@ def test_an_allowlist_entry_expires(store: RedisStore, raw: redis.Redis, prefix:
     store.allow(AllowEntry(scope="account", value="a", expires_at=NOW + 60))
     assert 0 < raw.pttl(f"{prefix}allow:account:a") <= 60_000
     store.allow(AllowEntry(scope="account", value="a", expires_at=NOW - 1))
-    assert keys(raw, prefix) == set()
+    assert keys(raw, prefix) == {"revision:allowed"}
 
 
 def test_the_stream_is_capped(redis_running: RedisServer, raw: redis.Redis, prefix: str) -> None:
@@ -217,3 +219,38 @@ async def test_a_server_that_went_and_came_back_is_used_again() -> None:
         assert await writer.apply([fresh]) == [False]
         store.close()
         await writer.close()
+
+
+def test_an_emptied_redis_says_nothing_until_it_is_filled_again(
+    store: RedisStore, raw: redis.Redis, prefix: str
+) -> None:
+    store.set_mode("enforce")
+    store.rebuild([decision(1)])
+    before = store.changes().cursor
+    raw.delete(*raw.scan_iter(f"{prefix}*"))
+    for ask in (
+        store.mode,
+        store.changes,
+        lambda: store.changes(before),
+        lambda: store.allows({"account": "acct-1"}, NOW),
+        lambda: store.identity("ab"),
+    ):
+        with pytest.raises(StoreUnavailable, match="emptied"):
+            ask()
+    store.set_mode("enforce")
+    store.rebuild([decision(1)])
+    assert store.mode() == "enforce"
+    with pytest.raises(CursorTooOld):
+        store.changes(before)
+    assert [d.value for d in store.changes().decisions] == ["acct-1"]
+
+
+async def test_a_server_that_was_started_again_is_another_one() -> None:
+    with redis_server() as server:
+        store = AsyncRedisStore(RedisSettings(url=server.url))
+        first = await store.instance()
+        assert first == await store.instance() != ""
+        server.stop()
+        server.start()
+        assert await store.instance() not in (first, "")
+        await store.close()
