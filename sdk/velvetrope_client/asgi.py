@@ -21,6 +21,7 @@ from velvetrope_client.copy import Caller, Copy, Decision
 from velvetrope_client.records import Annotate, Record, Recorder
 from velvetrope_client.refusals import Limiter, Refusal, block, challenge, unavailable
 from velvetrope_client.requests import read_request
+from velvetrope_client.rewriting import Rewriter
 from velvetrope_client.sketch import Sketcher
 
 __all__ = ["Headers", "Rewrites", "Stream", "Velvetrope"]
@@ -76,6 +77,9 @@ class Rewrites(Protocol):
     ) -> Stream: ...
 
 
+_SHAPING: Final[Rewrites] = Rewriter()
+
+
 class Headers:
     """Identity from header fields: the key's hash, and the account if something in front sets it.
 
@@ -110,7 +114,8 @@ class Velvetrope:
         app: the application behind it.
         url, secret: of the verdict API.
         identify: from the ASGI scope to a Caller; the default is `Headers()`.
-        rewriter: for answers to poisoned callers; None leaves them to the application.
+        rewriter: for answers to poisoned callers; the default shapes them, and None leaves them to
+            the application.
         ask: take throttles and challenges from the verdict API; False decides them here, where
             each process counts for itself.
         fail_closed: actions that stay in force when the feed has been silent for too long; the
@@ -134,7 +139,7 @@ class Velvetrope:
         *,
         secret: str | None = None,
         identify: Callable[[Scope], Caller] | None = None,
-        rewriter: Rewrites | None = None,
+        rewriter: Rewrites | None = _SHAPING,
         ask: bool = True,
         fail_closed: Collection[str] = (),
         challenge_path: str | None = None,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,10 +21,13 @@ from starlette.routing import Route
 from velvetrope_client.asgi import Headers, Velvetrope
 from velvetrope_client.client import Client
 from velvetrope_client.copy import Copy
+from velvetrope_client.keys import Keyring
+from velvetrope_client.proof import ProofTransport
 
 from responders.allowlist import AllowEntry
+from responders.decisions import AppliesTo
 from responders.gateways.app import create_app
-from responders.settings import ApiSettings, RedisSettings
+from responders.settings import ApiSettings, ChallengeSettings, RedisSettings
 from responders.stores.redis import RedisStore
 from tests.real_redis import RedisServer, redis_server
 from tests.real_uvicorn import serving, until
@@ -62,46 +68,52 @@ class Site:
         return until(lambda: self.ask(**headers).status_code == status, within_s=1.0)
 
 
-class Upper:
-    """Rewrites answers to upper case."""
-
-    def rewrite(self, *, body: bytes, **what: Any) -> bytes:
-        return body.upper()
-
-    def stream(self, **what: Any) -> Upper:
-        return self
-
-    def feed(self, chunk: bytes) -> bytes:
-        return chunk.upper()
-
-    def close(self) -> bytes:
-        return b""
-
-
 async def labels(request: Request) -> JSONResponse:
     verdict = request.scope["velvetrope"]
     forged = [name for name in request.headers if name.startswith("x-velvetrope")]
     return JSONResponse({"action": verdict.action, "account": verdict.account, "forged": forged})
 
 
+def chunk(text: str, **fields: Any) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "logprobs": {"content": []}} | fields
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
 async def words(request: Request) -> StreamingResponse:
     async def parts() -> Any:
-        for _ in range(3):
-            yield b"data: word\n\n"
+        yield chunk("The sky ")
+        await asyncio.sleep(0.5)
+        yield chunk("is blue.", finish_reason="stop")
+        yield b"data: [DONE]\n\n"
 
     return StreamingResponse(parts(), media_type="text/event-stream")
 
 
+async def probabilities(request: Request) -> JSONResponse:
+    return JSONResponse({"label": "cat", "probabilities": {"cat": 0.83412, "dog": 0.16588}})
+
+
 @pytest.fixture
-def site(redis_running: RedisServer) -> Iterator[Site]:
+def site(redis_running: RedisServer, tmp_path: Path) -> Iterator[Site]:
     with ExitStack() as stack:
         store = RedisStore(RedisSettings(url=redis_running.url, prefix=f"{uuid.uuid4().hex}:"))
         stack.callback(store.close)
         store.set_mode("enforce")
         service = stack.enter_context(ExitStack())
-        api = service.enter_context(serving(create_app(store, ApiSettings())))
-        app = Starlette(routes=[Route("/v1/labels", labels), Route("/v1/words", words)])
-        middleware = Velvetrope(app, api, identify=Headers(account="X-Account"), rewriter=Upper())
+        keys = tmp_path / "keys.json"
+        keys.write_text(Keyring.new("test").dump())
+        settings = ApiSettings(challenge=ChallengeSettings(keys=keys, tries=3))
+        api = service.enter_context(serving(create_app(store, settings)))
+        app = Starlette(
+            routes=[
+                Route("/v1/labels", labels, methods=["GET", "POST"]),
+                Route("/v1/words", words),
+                Route("/v1/probabilities", probabilities),
+            ]
+        )
+        middleware = Velvetrope(
+            app, api, identify=Headers(account="X-Account"), challenge_path="/challenge"
+        )
         url = stack.enter_context(serving(middleware, lifespan="on"))
         assert middleware.copy.wait(5.0)
         client = stack.enter_context(httpx.Client(base_url=url))
@@ -144,18 +156,63 @@ def test_a_challenge_is_401(site: Site) -> None:
     assert "insufficient_user_authentication" in site.ask().headers["www-authenticate"]
 
 
-def test_a_poisoned_answer_is_rewritten(site: Site) -> None:
+def test_an_answered_challenge_lets_the_caller_on(site: Site) -> None:
+    site.decide("challenge")
+    site.becomes(401)
+    with httpx.Client(
+        base_url=site.client.base_url, transport=ProofTransport(), headers={"X-Account": "acct-1"}
+    ) as client:
+        assert client.get("/v1/labels").json()["action"] == "challenge"
+    assert site.ask().status_code == 200
+
+
+def test_the_challenges_own_pages_are_passed_on(site: Site) -> None:
+    script = site.client.get("/challenge/client.js")
+    assert (script.status_code, script.headers["content-type"].partition(";")[0]) == (
+        200,
+        "text/javascript",
+    )
+    site.stack.close()
+    assert site.client.get("/challenge").status_code == 503
+
+
+def test_a_poisoned_answer_is_shaped(site: Site) -> None:
+    def asked() -> httpx.Response:
+        headers = {"X-Account": "acct-1", "Accept-Encoding": "gzip"}
+        return site.client.get("/v1/probabilities", headers=headers)
+
+    assert asked().json()["probabilities"]["cat"] == 0.83412
     site.decide("poison")
-    until(lambda: site.ask().text.startswith('{"ACTION":"POISON"'), within_s=1.0)
-    answer = site.ask(**{"Accept-Encoding": "gzip"})
+    until(lambda: asked().json()["probabilities"].get("cat") != 0.83412, within_s=1.0)
+    answer = asked()
+    assert answer.json()["label"] == "cat"
     assert int(answer.headers["content-length"]) == len(answer.content)
+    assert site.ask().json()["action"] == "poison"
 
 
-def test_a_poisoned_stream_is_rewritten_as_it_goes(site: Site) -> None:
+def test_a_poisoned_stream_is_shaped_as_it_goes(site: Site) -> None:
     site.decide("poison")
     until(lambda: len(site.middleware.copy) == 1, within_s=1.0)
-    answer = site.client.get("/v1/words", headers={"X-Account": "acct-1"})
-    assert answer.text == "DATA: WORD\n\n" * 3
+    with site.client.stream("GET", "/v1/words", headers={"X-Account": "acct-1"}) as answer:
+        began = time.monotonic()
+        pieces = [(time.monotonic() - began, piece) for piece in answer.iter_bytes()]
+    assert b"The sky" in pieces[0][1]
+    assert pieces[-1][0] - pieces[0][0] > 0.3, "the first piece was held back"
+    told = b"".join(piece for _, piece in pieces)
+    assert b'"logprobs":{' not in told
+    assert told.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_decision_about_some_models_reads_the_model_from_the_body(site: Site) -> None:
+    def asked(model: str) -> int:
+        body = {"model": model, "messages": []}
+        headers = {"X-Account": "acct-1"}
+        return site.client.post("/v1/labels", json=body, headers=headers).status_code
+
+    site.decide("block", applies_to=AppliesTo(models=("big-*",)))
+    until(lambda: asked("big-1") == 403, within_s=1.0)
+    assert asked("small") == 200
+    assert site.ask().status_code == 200
 
 
 @pytest.mark.parametrize("mode", ["off", "shadow"])
