@@ -79,10 +79,7 @@ def test_its_words_are_those_of_the_specification() -> None:
 
 @pytest.mark.parametrize("vector", VECTORS["texts"], ids=lambda vector: vector["name"])
 def test_the_vectors_of_the_specification_hold(gateway: Gateway, vector: dict[str, str]) -> None:
-    if "text" in vector:
-        text = vector["text"].encode()
-    else:
-        text = base64.b64decode(vector["base64"])
+    text = vector["text"].encode() if "text" in vector else base64.b64decode(vector["base64"])
     answer = gateway.client.post("/_sketch", content=text)
     assert answer.text == vector["sketch"]
 
