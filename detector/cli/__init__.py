@@ -23,6 +23,7 @@ _MODULES: Final = (
     "operate",
     "keys",
     "prove",
+    "trace",
     "baseline",
     "sample",
 )

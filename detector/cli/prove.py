@@ -17,12 +17,13 @@ from detector.cli.options import FAILED, USAGE, JsonOption, examples, fail, prin
 from detector.cli.target import ConfirmOption, confirmed
 
 if TYPE_CHECKING:
+    import httpx
     from velvetrope_client.keys import Keyring
     from velvetrope_client.watermark import Question
 
     from responders.actions.prove import Claim
 
-__all__ = ["prove", "register"]
+__all__ = ["load_keyring", "post", "prove", "register"]
 
 _TRIES: Final = 4  # of one question, when the suspect is busy
 _LONGEST_WAIT_S: Final = 60.0
@@ -94,7 +95,7 @@ def prove(
     is_url = suspect is not None and "://" in suspect
     if suspect is not None and is_url:
         confirmed(suspect, confirm_target)
-    keyring = _keyring(keys)
+    keyring = load_keyring(keys)
     asked = _questions(register, keyring, subject)
     if published is not None:
         _check(published, keyring, {question.key_id for question in asked})
@@ -109,7 +110,8 @@ def prove(
     _report(asked, answers, keyring, alternates, published is not None, as_json, register)
 
 
-def _keyring(path: Path) -> Keyring:
+def load_keyring(path: Path) -> Keyring:
+    """The keyring, or one line and exit code 1."""
     from velvetrope_client.keys import BadKeys, Keyring
 
     try:
@@ -238,16 +240,10 @@ def _ask(url: str, asked: list[Question], keyring: Keyring, field: str) -> dict[
     return answers
 
 
-def _answer(client: Any, url: str, body: dict[str, Any]) -> str | None:
+def _answer(client: httpx.Client, url: str, body: dict[str, Any]) -> str | None:
     from velvetrope_client.classifier_answers import ClassifierPaths, read_answers
 
-    for attempt in range(_TRIES):
-        response = client.post(url, json=body)
-        if response.status_code not in (429, 503) or attempt == _TRIES - 1:
-            break
-        asked_to_wait = response.headers.get("retry-after", "")
-        wait = float(asked_to_wait) if asked_to_wait.isdigit() else 2.0**attempt
-        time.sleep(min(wait, _LONGEST_WAIT_S))
+    response = post(client, url, body)
     if not response.is_success:
         return None
     try:
@@ -255,6 +251,18 @@ def _answer(client: Any, url: str, body: dict[str, Any]) -> str | None:
     except ValueError:
         return None
     return found[0].label if found else None
+
+
+def post(client: httpx.Client, url: str, body: dict[str, Any]) -> httpx.Response:
+    """The answer to one question, asked again after 429 and 503, as Retry-After says."""
+    for attempt in range(_TRIES - 1):
+        response = client.post(url, json=body)
+        if response.status_code not in (429, 503):
+            return response
+        asked_to_wait = response.headers.get("retry-after", "")
+        wait = float(asked_to_wait) if asked_to_wait.isdigit() else 2.0**attempt
+        time.sleep(min(wait, _LONGEST_WAIT_S))
+    return client.post(url, json=body)
 
 
 def _report(

@@ -1,0 +1,247 @@
+"""`velvetrope trace`: whose answers are in a corpus, or in what a model says?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from detector.cli.options import FAILED, USAGE, JsonOption, examples, fail, print_table
+from detector.cli.prove import load_keyring
+from detector.cli.target import ConfirmOption, confirmed
+
+if TYPE_CHECKING:
+    from velvetrope_client.canary import Closings
+
+    from responders.actions.trace import Remarks
+
+__all__ = ["register", "trace"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command(
+        epilog=examples(
+            "velvetrope trace dataset.jsonl.gz --accounts accounts.txt --keys keys.json",
+            "velvetrope trace corpus/ --accounts results/accounts.jsonl --keys keys.json --json",
+            "velvetrope trace http://127.0.0.1:9000/v1/chat/completions --prompts prompts.txt"
+            " --model suspect --accounts accounts.txt --keys keys.json --save answers.jsonl",
+        )
+    )(trace)
+
+
+def trace(
+    corpus: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CORPUS…|URL",
+            help="Files or folders (text, JSONL, CSV; gzip works; - is stdin), or a chat API.",
+        ),
+    ],
+    accounts: Annotated[
+        Path,
+        typer.Option(
+            "--accounts",
+            metavar="FILE",
+            help="Whom to look for: a name a line, or JSON lines with `account` or `campaign`.",
+        ),
+    ],
+    keys: Annotated[Path, typer.Option("--keys", metavar="FILE", help="The keyring.")],
+    closings: Annotated[
+        Path | None,
+        typer.Option("--closings", metavar="FILE", help="Your own wordings, if you use any."),
+    ] = None,
+    below: Annotated[
+        float,
+        typer.Option("--below", min=0.0, max=1.0, help="Name accounts at this adjusted p-value."),
+    ] = 1e-3,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", metavar="FILE", help="What to ask a URL, a prompt a line."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="The model to ask a URL for.")
+    ] = "default",
+    api_key: Annotated[
+        Path | None,
+        typer.Option("--api-key", metavar="FILE", help="File with the bearer key for a URL."),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option("--save", metavar="FILE", help="Keep what a URL answered (JSON lines)."),
+    ] = None,
+    confirm_target: ConfirmOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Name the accounts whose answers are in a corpus, by their closing remarks.
+
+    Each account has its p-value, corrected for the number of accounts and keys. A URL is asked
+    every prompt, as an OpenAI-compatible chat API, and what it answers is the corpus.
+    """
+    is_url = any("://" in place for place in corpus)
+    if is_url and len(corpus) > 1:
+        fail("give one URL, or files", USAGE)
+    if is_url != (prompts is not None):
+        fail("--prompts goes with a URL, and a URL with --prompts", USAGE)
+    keyring = load_keyring(keys)
+    wordings = _closings(closings)
+    named = _accounts(accounts)
+    from responders.actions.trace import Remarks, name
+
+    remarks = Remarks(wordings)
+    if prompts is not None:
+        url = confirmed(corpus[0], confirm_target)
+        _listen(remarks, url, _lines(prompts), model, api_key, save)
+    else:
+        _read(remarks, [Path(place) for place in corpus])
+    found = name(remarks.numbers, named, keyring, below=below)
+    if as_json:
+        for one in found:
+            typer.echo(json.dumps(asdict(one)))
+        return
+    if found:
+        print_table(
+            ("account", "key", "remarks", "times", "p", "adjusted"),
+            [
+                (
+                    one.account,
+                    one.key_id,
+                    str(one.remarks),
+                    str(one.times),
+                    f"{one.p_value:.2g}",
+                    f"{one.adjusted:.2g}",
+                )
+                for one in found
+            ],
+        )
+    typer.echo(
+        f"{len(remarks.numbers)} different remarks, {len(found)} of {len(named)} accounts named"
+        f" (adjusted p at most {below:g})"
+    )
+
+
+def _closings(path: Path | None) -> Closings:
+    from velvetrope_client.canary import BadClosings, Closings
+
+    if path is None:
+        return Closings.shipped()
+    try:
+        return Closings.load(path)
+    except BadClosings as error:
+        fail(str(error), FAILED)
+    except OSError as error:
+        fail(f"{path}: {error.strerror or error}", FAILED)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        fail(f"{path}: not UTF-8 text", FAILED)
+    except OSError as error:
+        fail(f"{path}: {error.strerror or error}", FAILED)
+    kept = [line.strip() for line in lines if line.strip()]
+    if not kept:
+        fail(f"{path}: nothing in it", FAILED)
+    return kept
+
+
+def _accounts(path: Path) -> list[str]:
+    """Each name once, in the order of the file."""
+    return list(dict.fromkeys(_names(path)))
+
+
+def _names(path: Path) -> Iterator[str]:
+    for line in _lines(path):
+        if not line.startswith("{"):
+            yield line
+            continue
+        try:
+            document = json.loads(line)
+        except ValueError:
+            fail(f"{path}: not JSON: {line[:40]}", FAILED)
+        known = [document.get(field) for field in ("account", "campaign")]
+        if not any(isinstance(value, str) for value in known):
+            fail(f"{path}: no account or campaign in {line[:40]}", FAILED)
+        # Answers of a campaign's members carry the campaign's remarks.
+        yield from (value for value in known if isinstance(value, str))
+
+
+def _read(remarks: Remarks, places: list[Path]) -> None:
+    from detector.cli.replay import open_inputs, open_progress
+    from detector.runners.inputs import UnreadableInput
+
+    inputs = open_inputs(list(_files(places)))
+    with open_progress(inputs) as advance:
+        try:
+            for _, chunks in inputs:
+                for chunk in chunks:
+                    remarks.feed(chunk)
+                    advance(inputs.read)
+                remarks.end()
+        except UnreadableInput as error:
+            fail(str(error), FAILED)
+
+
+def _files(places: Iterable[Path]) -> Iterator[Path]:
+    for place in places:
+        if place.is_dir():
+            yield from sorted(path for path in place.rglob("*") if path.is_file())
+        else:
+            yield place
+
+
+def _listen(
+    remarks: Remarks,
+    url: str,
+    prompts: list[str],
+    model: str,
+    api_key: Path | None,
+    save: Path | None,
+) -> None:
+    import httpx
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from detector.cli.prove import post
+
+    headers = {} if api_key is None else {"Authorization": f"Bearer {_lines(api_key)[0]}"}
+    heard = 0
+    try:
+        kept = None if save is None else save.open("w", encoding="utf-8")
+    except OSError as error:
+        fail(f"{save}: {error.strerror or error}", FAILED)
+    with (
+        httpx.Client(timeout=120.0, trust_env=False, headers=headers) as client,
+        Progress(console=Console(stderr=True), transient=True) as bar,
+    ):
+        for prompt in bar.track(prompts, description="asking"):
+            body = {"model": model, "messages": [{"role": "user", "content": prompt}]}
+            try:
+                text = _said(post(client, url, body))
+            except httpx.HTTPError as error:
+                fail(f"{url}: {str(error) or type(error).__name__}", FAILED)
+            if text is None:
+                continue
+            heard += 1
+            remarks.feed(text.encode("utf-8", "replace"))
+            remarks.end()
+            if kept is not None:
+                kept.write(json.dumps({"prompt": prompt, "answer": text}) + "\n")
+    if kept is not None:
+        kept.close()
+    if not heard:
+        fail(f"{url}: no answer of a chat API came back", FAILED)
+
+
+def _said(response: Any) -> str | None:
+    """The text of a chat completion, or None."""
+    try:
+        content = response.json()["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
+    return content if response.is_success and isinstance(content, str) else None
