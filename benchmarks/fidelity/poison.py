@@ -46,6 +46,7 @@ __all__ = ["CONFIGURATIONS", "READERS", "Copy", "Customer", "Size", "VictimResul
 BOUND: Final = 0.5
 TOUCHED: Final = 0.005
 CONFIGURATIONS: Final = ("none", "shaping 1", "shaping 2", "shaping 3", "perturbed", "wrong")
+_LABELS_STAY: Final = CONFIGURATIONS[1:5]
 READERS: Final = ("label", "probabilities", "rounded", "repeats", "near-duplicates", "accounts")
 _STRATEGIES: Final = (
     ("random", "natural_pool", "active"),
@@ -176,49 +177,58 @@ def count(victim: str, size: Size) -> int:
 
 
 def _copies(apis: dict[str, _Api], strategy: str, seed: int, size: Size) -> Iterator[Copy]:
-    """The copies of one strategy. Who asks by the answers he got is one who reads labels."""
+    """The copies of one strategy. Who asks by the answers he got is one who reads labels.
+
+    Shaping and perturbing leave every label (tests hold that), so whoever reads labels has the copy
+    that he would have without them.
+    """
     adaptive = strategy not in ("random", "natural_pool")
-    truth: dict[str, Labels] = {}  # by reader, of the copy that nobody poisoned
-    worth: dict[str, float] = {}
+    without: dict[str, Copy] = {}  # by reader, where nobody poisons
     for configuration, api in apis.items():
-        for reader in size.readers[:1] if adaptive else size.readers:
+        if configuration in ("none", "wrong"):
             rng = np.random.default_rng([seed, 0xB0])
-            asked, labels, changed = _asked(api, strategy, rng, size.answers)
-            features = asked.features
-            if reader in ("probabilities", "rounded"):
-                chances = api.ask(asked)[1]
-                if reader == "rounded":
-                    chances = np.round(chances, 1)
-                features = np.tile(features, (_DRAWS, 1))
-                labels = np.concatenate([_drawn(api, rng, chances) for _ in range(_DRAWS)])
-            elif reader != "label":
-                labels = _averaged(api, asked, reader, rng)
-                changed = float(np.mean(labels != api.victim.answers(features)[0]))
-            if configuration == CONFIGURATIONS[0]:
-                truth[reader] = labels
-            elif np.array_equal(truth[reader], labels) and not adaptive:
-                # The same labels make the same copy.
-                yield Copy(
-                    configuration=configuration,
-                    strategy=strategy,
-                    reader=reader,
-                    agreement=worth[reader],
-                    changed=changed,
-                )
+            asked, told = _asked(api, strategy, rng, size.answers)
+        for reader in size.readers[:1] if adaptive else size.readers:
+            by_label = reader not in ("probabilities", "rounded")
+            if by_label and configuration in _LABELS_STAY:
+                yield msgspec.structs.replace(without[reader], configuration=configuration)
                 continue
-            found = agreement(api.victim, features, labels)
-            worth.setdefault(reader, found)
-            yield Copy(
-                configuration=configuration,
-                strategy=strategy,
-                reader=reader,
-                agreement=found,
-                changed=changed,
-            )
+            copy = _copy(api, configuration, strategy, reader, asked, told, seed)
+            without.setdefault(reader, copy)
+            yield copy
 
 
-def _asked(api: _Api, strategy: str, rng: Rng, answers: int) -> tuple[Requests, Labels, float]:
-    """What a thief asks, what he is told, and the share of it that is wrong."""
+def _copy(
+    api: _Api,
+    configuration: str,
+    strategy: str,
+    reader: str,
+    asked: Requests,
+    told: Labels,
+    seed: int,
+) -> Copy:
+    rng = np.random.default_rng([seed, 0xB1])
+    features, labels = asked.features, told
+    if reader in ("probabilities", "rounded"):
+        chances = api.ask(asked)[1]
+        if reader == "rounded":
+            chances = np.round(chances, 1)
+        features = np.tile(features, (_DRAWS, 1))
+        labels = np.concatenate([_drawn(api, rng, chances) for _ in range(_DRAWS)])
+    elif reader != "label":
+        labels = _averaged(api, asked, reader, rng)
+    own, _ = api.victim.answers(features)
+    return Copy(
+        configuration=configuration,
+        strategy=strategy,
+        reader=reader,
+        agreement=agreement(api.victim, features, labels),
+        changed=float(np.mean(labels != own)),
+    )
+
+
+def _asked(api: _Api, strategy: str, rng: Rng, answers: int) -> tuple[Requests, Labels]:
+    """What a thief asks, and the labels that he is told."""
     asking = strategies.of(api.victim)[strategy](api.victim, rng, answers)
     batches, told = [next(asking)], []
     while True:
@@ -226,9 +236,7 @@ def _asked(api: _Api, strategy: str, rng: Rng, answers: int) -> tuple[Requests, 
         if sum(map(len, told)) >= answers:
             break
         batches.append(asking.send(told[-1]))
-    asked = joined(batches).at(np.arange(answers))
-    labels = np.concatenate(told)[:answers]
-    return asked, labels, float(np.mean(labels != api.victim.answers(asked.features)[0]))
+    return joined(batches).at(np.arange(answers)), np.concatenate(told)[:answers]
 
 
 def _drawn(api: _Api, rng: Rng, chances: Matrix) -> Labels:
