@@ -25,7 +25,7 @@ class Metrics:
         self._verdicts = Counter(
             "velvetrope_verdicts",
             "Answers to gateways: outcome is allow, throttled (allowed within the rate), refused, "
-            "bad_secret or unavailable",
+            "guarded (a request that probes), bad_secret or unavailable",
             ["gateway", "outcome"],
             registry=self.registry,
         )

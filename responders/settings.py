@@ -206,6 +206,11 @@ class ApiSettings(_Part):
         None, pattern=_URL, description="where one re-authenticates: the operator's page"
     )
     challenge: ChallengeSettings = ChallengeSettings()
+    poison: Path | None = Field(
+        None,
+        description="TOML file of what poison does to answers, and the guard to requests, at "
+        "gateways that show them here (LiteLLM); without one answers are shaped",
+    )
     refresh_s: float = Field(
         0.25, gt=0, le=0.5, description="age at which the local copy of decisions is refreshed"
     )

@@ -22,9 +22,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     `action` is that of the decision in force, `allow` without one; a throttled caller within the
     rate, or a poisoned one, is allowed and still carries it. `headers` are the RateLimit fields.
+    `campaign` is the decision's.
     """
 
     account: str
+    campaign: str | None = None
     action: str = "allow"
     level: int = 0
     refusal: problem.Refusal | None = None
@@ -34,6 +36,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     def allowed(self) -> bool:
         """Whether the request may go on."""
         return self.refusal is None
+
+    @property
+    def subject(self) -> str:
+        """Whose answers are rewritten alike: the campaign's, else the account's."""
+        return self.campaign or self.account
 
     @property
     def outcome(self) -> str:
@@ -99,6 +106,7 @@ class Answers:
             refusal, headers = await self._throttle(decision, account)
         return Answer(
             account=account,
+            campaign=decision.campaign,
             action=decision.action,
             level=decision.level,
             refusal=refusal,

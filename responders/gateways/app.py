@@ -15,6 +15,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
+from velvetrope_client import rewriter_settings
+from velvetrope_client.guard import Guard
+from velvetrope_client.rewriting import Rewriter
 
 from responders.actions.throttle import Limiter, MemoryLimiter
 from responders.gateways import challenge, envoy, forward, litellm, nginx, opa
@@ -22,6 +25,7 @@ from responders.gateways.answer import Answer, Answers
 from responders.gateways.caller import Caller
 from responders.gateways.challenge import ChallengeDesk
 from responders.gateways.feed import Feed
+from responders.gateways.litellm import Exchange
 from responders.gateways.view import View
 from responders.metrics import Metrics
 from responders.settings import ApiSettings
@@ -114,6 +118,11 @@ class _Api:
     ) -> None:
         self._settings = settings
         self._metrics = metrics
+        poison = rewriter_settings.RewriterSettings()
+        if settings.poison is not None:
+            poison = rewriter_settings.load(settings.poison)
+        self._rewriter = Rewriter(poison)
+        self._guard = Guard(poison.guard)
         self._view = View(store, settings, clock)
         self._feed = Feed(store, clock)
         self._desk = ChallengeDesk(store, self._view, limiter, settings, metrics, clock)
@@ -153,14 +162,40 @@ class _Api:
             return self._bad_secret("litellm", 401)
         try:
             await _sized(request, self._settings.max_body_bytes)
-            caller, counts = await litellm.caller(request, self._settings)
+            exchange = await litellm.read(request, self._settings)
         except _TooLarge as error:
             return _problem(413, str(error))
         except ValueError as error:
             return _problem(422, str(error))
-        if not counts:
-            return litellm.respond(Answer(account=caller.account or ""))
-        return await self._answer("litellm", caller, litellm.respond)
+        if exchange.is_response:
+            return await self._litellm_response(exchange)
+        try:
+            answer = await self._answers.answer(exchange.caller)
+            if answer.allowed and self._guard.is_on and await self._may_guard(exchange.caller):
+                guarded = litellm.guarded(exchange, self._guard, answer)
+                if guarded is not None:
+                    self._metrics.verdict("litellm", "guarded")
+                    return guarded
+        except StoreUnavailable as error:
+            return self._unavailable("litellm", error)
+        self._metrics.verdict("litellm", answer.outcome)
+        return litellm.respond(answer)
+
+    async def _litellm_response(self, exchange: Exchange) -> Response:
+        """Answers pass as they are when decisions cannot be read, whatever LiteLLM is set to."""
+        try:
+            answer = await self._answers.answer(exchange.caller, count=False)
+        except StoreUnavailable:
+            answer = Answer(account=exchange.caller.account or "")
+        if answer.action != "poison":
+            return litellm.respond(Answer(account=answer.account))
+        return litellm.rewritten(exchange, self._rewriter, answer)
+
+    async def _may_guard(self, caller: Caller) -> bool:
+        """Kill switch and allowlist hold for the guard as for decisions."""
+        if self._view.mode != "enforce":
+            return False
+        return await self._view.allows(await self._view.identity(caller)) is None
 
     async def challenge(self, request: Request) -> Response:
         """See gateways.challenge. A gateway without the secret speaks for nobody: 503."""

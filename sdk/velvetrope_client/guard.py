@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-__all__ = ["GENERIC", "KINDS", "Guard", "GuardSettings", "Kind", "asked"]
+__all__ = ["GENERIC", "KINDS", "Guard", "GuardSettings", "Kind", "asked", "kind_of", "last_of_user"]
 
 Kind = Literal["jailbreak", "system_prompt", "parameters"]
 Treatment = Literal["off", "block", "generic"]
@@ -181,20 +181,22 @@ def asked(body: bytes) -> str:
         if isinstance(held, str):
             return held
         if isinstance(held, list):
-            said = [m for m in held if isinstance(m, dict) and m.get("role") == "user"]
-            if said:
-                return _text(said[-1].get("content"))
+            if said := last_of_user(held):
+                return "\n".join(said)
             if held and all(isinstance(one, str) for one in held):
                 return "\n".join(held)
     return ""
 
 
-def _text(content: Any) -> str:
+def last_of_user(messages: Sequence[Any]) -> list[str]:
+    """The texts of the last message of a user; none when there is no such message."""
+    said = [m for m in messages if isinstance(m, dict) and m.get("role") == "user"]
+    content = said[-1].get("content") if said else None
     if isinstance(content, str):
-        return content
+        return [content]
     parts = content if isinstance(content, list) else []
     texts = [part.get("text") for part in parts if isinstance(part, dict)]
-    return "\n".join(text for text in texts if isinstance(text, str))
+    return [text for text in texts if isinstance(text, str)]
 
 
 def _plain(text: str) -> str:

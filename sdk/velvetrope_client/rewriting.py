@@ -69,6 +69,22 @@ class Rewriter:
         )
         return stream.feed(body) + stream.close()
 
+    def text(
+        self, *, action: str, level: int, subject: str, endpoint: str, text: str
+    ) -> tuple[str, int]:
+        """The same for a bare text, whole or as far as it has come, and how much of it is an end.
+
+        The text without that many characters at its end is what may be shown while there is more to
+        come: whatever comes, it only grows. A text that begins as JSON or code does is not cut.
+        """
+        if action != "poison":
+            return text, 0
+        prose = not text.lstrip().startswith(("{", "[", "```"))
+        shown = _Answer(self._at(endpoint), level, subject, b"").text(prose=prose)
+        said = shown.feed(text)
+        end = shown.end(by_itself=True)
+        return said + end, len(end)
+
     def stream(
         self,
         *,
@@ -86,11 +102,13 @@ class Rewriter:
         kind = content_type.partition(";")[0].strip().lower()
         if action != "poison" or not ("json" in kind or kind == "text/event-stream"):
             return StreamRewriter(None, None, 0)
-        at = next(one for one in self._endpoints if fnmatchcase(endpoint, one.settings.match))
-        answer = _Answer(at, level, subject, request)
+        answer = _Answer(self._at(endpoint), level, subject, request)
         if kind == "text/event-stream":
             return StreamRewriter(EventStream(answer.event), None, 0)
         return StreamRewriter(None, answer.document, self._settings.max_body_bytes)
+
+    def _at(self, endpoint: str) -> _Endpoint:
+        return next(one for one in self._endpoints if fnmatchcase(endpoint, one.settings.match))
 
 
 class StreamRewriter:
@@ -202,6 +220,14 @@ class _Answer:
         self._asked = _read(request)
         self._texts: dict[int, _Text] = {}
 
+    def text(self, *, prose: bool) -> _Text:
+        """A text of this answer; one that is no prose is neither cut nor added to."""
+        canary = None
+        first = self._endpoint.settings.canaries.from_level
+        if self._endpoint.canaries is not None and first <= self._level and prose:
+            canary = self._endpoint.canaries.stream(self._subject)
+        return _Text(TextFilter(self._shape, prose=prose), canary)
+
     def event(self, data: bytes) -> bytes | None:
         """Rewrite the data of one event; None leaves it."""
         return self._rewritten(data, last=False)
@@ -233,19 +259,14 @@ class _Answer:
             index = choice.get("index")
             place = index if isinstance(index, int) else 0
             if place not in self._texts:
-                self._texts[place] = self._text()
+                self._texts[place] = self.text(prose=not self._structured())
             _show(self._texts[place], choice, last=last)
             if self._texts[place].shortened and choice.get("finish_reason") == "stop":
                 choice["finish_reason"] = "length"
 
-    def _text(self) -> _Text:
+    def _structured(self) -> bool:
         form = self._asked.get("response_format") if isinstance(self._asked, dict) else None
-        structured = isinstance(form, dict) and form.get("type") in _STRUCTURED
-        canary = None
-        first = self._endpoint.settings.canaries.from_level
-        if self._endpoint.canaries is not None and first <= self._level and not structured:
-            canary = self._endpoint.canaries.stream(self._subject)
-        return _Text(TextFilter(self._shape, prose=not structured), canary)
+        return isinstance(form, dict) and form.get("type") in _STRUCTURED
 
     def _classified(self, document: Any) -> None:
         paths = self._endpoint.settings.paths
