@@ -14,12 +14,23 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from fnmatch import fnmatchcase
 from typing import Any, Final, Protocol
 
 from velvetrope_client.client import AsyncClient, EventQueue, Unavailable, Verdict
 from velvetrope_client.copy import Caller, Copy, Decision
+from velvetrope_client.generic import generic_answer
+from velvetrope_client.guard import Guard, GuardSettings, asked
 from velvetrope_client.records import Annotate, Record, Recorder
-from velvetrope_client.refusals import Limiter, Refusal, block, challenge, unavailable
+from velvetrope_client.refusals import (
+    Limiter,
+    Refusal,
+    answered,
+    block,
+    challenge,
+    not_answered,
+    unavailable,
+)
 from velvetrope_client.requests import read_request
 from velvetrope_client.rewriting import Rewriter
 from velvetrope_client.sketch import Sketcher
@@ -116,6 +127,10 @@ class Velvetrope:
         identify: from the ASGI scope to a Caller; the default is `Headers()`.
         rewriter: for answers to poisoned callers; the default shapes them, and None leaves them to
             the application.
+        guard: what becomes of requests that probe the model, whoever sends them. It looks at POST,
+            and only while the mode is enforce.
+        ask_at: endpoints, as glob patterns, at which the verdict API is asked about every request:
+            for the service's static limits, which hold without a decision.
         ask: take throttles and challenges from the verdict API; False decides them here, where
             each process counts for itself.
         fail_closed: actions that stay in force when the feed has been silent for too long; the
@@ -140,7 +155,9 @@ class Velvetrope:
         secret: str | None = None,
         identify: Callable[[Scope], Caller] | None = None,
         rewriter: Rewrites | None = _SHAPING,
+        guard: GuardSettings | None = None,
         ask: bool = True,
+        ask_at: Collection[str] = (),
         fail_closed: Collection[str] = (),
         challenge_path: str | None = None,
         events: EventQueue | None = None,
@@ -157,14 +174,17 @@ class Velvetrope:
         self._url, self._secret = url, secret
         self._identify = Headers() if identify is None else identify
         self._rewriter = rewriter
+        self._guard = Guard(guard or GuardSettings())
         self._ask = ask
+        self._ask_at = tuple(ask_at)
+        self._looks = bool(self._guard.is_on or ask_at or challenge_path)
         self._fail_closed = frozenset(fail_closed)
         self._challenge_path = challenge_path
         self._events = None if events is None else Recorder(events, sketcher, annotate)
         self._block = block(status_block)
         self._challenge = challenge(challenge_url)
         self._client = client
-        self._ask_at = float("-inf")
+        self._ask_from = float("-inf")
         self._limiter = Limiter(clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -188,37 +208,46 @@ class Velvetrope:
         if self._events is not None and kind == "http":
             record = self._events.begin(caller, scope, receive, send)
             receive, send = record.receive, record.send
-        decision = self.copy.find(caller)
-        if decision is None and caller.model is None and self.copy.depends_on_model(caller):
-            request, receive = await _read(receive)
-            caller = caller._replace(model=read_request(request).model)
-            decision = self.copy.find(caller)
         try:
-            if self._challenge_path is not None and self._is_challenge(scope):
-                await self._pass_on(caller, scope, receive, send)
-            elif decision is None:
+            decision = self.copy.find(caller)
+            if decision is None and caller.model is None and self.copy.depends_on_model(caller):
+                request, receive = await _read(receive)
+                caller = caller._replace(model=read_request(request).model)
+                decision = self.copy.find(caller)
+            if decision is None and not (self._looks and self._looks_at(scope)):
                 scope["velvetrope"] = Verdict("allow", 0, caller.account or "")
                 await self._app(scope, receive, send)
             else:
-                await self._enforce(decision, caller, scope, receive, send, record)
+                await self._consider(decision, caller, scope, receive, send, record)
         finally:
             if record is not None:
                 record.end()
 
-    async def _enforce(
+    def _looks_at(self, scope: Scope) -> bool:
+        """Whether a request needs more than its caller looked up, though nothing is decided."""
+        return self._is_challenge(scope) or self._is_guarded(scope) or self._is_asked(scope)
+
+    async def _consider(
         self,
-        decision: Decision,
+        decision: Decision | None,
         caller: Caller,
         scope: Scope,
         receive: Receive,
         send: Send,
         record: Record | None,
     ) -> None:
+        if self._is_challenge(scope):
+            await self._pass_on(caller, scope, receive, send)
+            return
         verdict = await self._verdict(decision, caller, scope)
-        if verdict.refusal is not None:
+        answer = verdict.refusal
+        if answer is None and self._is_guarded(scope):
+            request, receive = await _read(receive)
+            answer = self._guarded(request)
+        if answer is not None:
             if record is not None:
                 record.refused = True
-            await _refuse(verdict.refusal, scope, send)
+            await _answer(answer, scope, send)
             return
         scope["velvetrope"] = verdict
         if verdict.action != "poison" or self._rewriter is None or scope["type"] != "http":
@@ -228,15 +257,88 @@ class Velvetrope:
         scope["headers"] = [h for h in scope["headers"] if h[0] not in _HIDES_ANSWERS]
         extensions = scope.get("extensions") or {}
         scope["extensions"] = {k: v for k, v in extensions.items() if k not in _PAST_SEND}
-        rewriting = _Rewriting(self._rewriter, decision, verdict, scope, request, send)
+        subject = verdict.account if decision is None else decision.subject
+        rewriting = _Rewriting(self._rewriter, verdict, subject, scope, request, send)
         await self._app(scope, receive, rewriting.send)
 
-    def _is_challenge(self, scope: Scope) -> bool:
+    # -- verdicts -----------------------------------------------------------------------------
+
+    async def _verdict(self, decision: Decision | None, caller: Caller, scope: Scope) -> Verdict:
+        """What holds for this request."""
+        allowed = Verdict(account=caller.account or "")
+        if decision is None:
+            return (self._is_asked(scope) and await self._asked(caller, scope)) or allowed
+        action, level, params = decision.action, decision.level, decision.params
+        if self.copy.stale and action not in self._fail_closed:
+            return allowed
+        if action == "block":
+            return Verdict(action, level, allowed.account, self._block)
+        limited = "rate_per_min" in params
+        counts = action == "challenge" or limited or self._is_asked(scope)
+        if self._ask and counts and decision.scope in _SHARED:
+            told = await self._asked(caller, scope)
+            if told is not None:
+                return told
+        refusal = None
+        if action == "challenge":
+            refusal = self._challenge
+        elif limited:
+            refusal = self._limiter.take(
+                str(params.get("bucket", decision.subject)),
+                float(params["rate_per_min"]),
+                int(params.get("burst", 1)),
+            )
+        return Verdict(action, level, allowed.account, refusal)
+
+    async def _asked(self, caller: Caller, scope: Scope) -> Verdict | None:
+        """The verdict API's own answer; None when it gives none, and then for a while."""
+        if time.monotonic() < self._ask_from:
+            return None
+        try:
+            # The path as sent would let a client hide its endpoint behind percent signs.
+            return await self._service().check(
+                scope["headers"],
+                path=caller.endpoint or scope["path"],
+                method=scope.get("method", "GET"),
+                account=caller.account,
+            )
+        except Unavailable:
+            self._ask_from = time.monotonic() + _ASK_AGAIN_S
+            return None
+
+    def _service(self) -> AsyncClient:
+        if self._client is None:
+            self._client = AsyncClient(self._url, secret=self._secret)
+        return self._client
+
+    def _is_asked(self, scope: Scope) -> bool:
         path: str = scope["path"]
-        return scope["type"] == "http" and path in (
-            self._challenge_path,
-            f"{self._challenge_path}/client.js",
-        )
+        return any(fnmatchcase(path, pattern) for pattern in self._ask_at)
+
+    # -- the guard ----------------------------------------------------------------------------
+
+    def _is_guarded(self, scope: Scope) -> bool:
+        on = self._guard.is_on and scope["type"] == "http" and scope["method"] == "POST"
+        return on and self.copy.mode == "enforce"
+
+    def _guarded(self, request: bytes) -> Refusal | None:
+        """What is answered in the model's place; None when the request may reach it."""
+        found = self._guard.look(asked(request))
+        if found is None:
+            return None
+        _, treatment = found
+        generic = None
+        if treatment == "generic":
+            generic = generic_answer(request, self._guard.settings.generic_text)
+        return not_answered() if generic is None else answered(*generic)
+
+    # -- /challenge ---------------------------------------------------------------------------
+
+    def _is_challenge(self, scope: Scope) -> bool:
+        place = self._challenge_path
+        if place is None or scope["type"] != "http":
+            return False
+        return scope["path"] in (place, f"{place}/client.js")
 
     async def _pass_on(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the service answer what is asked of its /challenge."""
@@ -252,52 +354,7 @@ class Velvetrope:
             )
         except Unavailable:
             answer = unavailable()
-        await _refuse(answer, scope, send)
-
-    def _service(self) -> AsyncClient:
-        if self._client is None:
-            self._client = AsyncClient(self._url, secret=self._secret)
-        return self._client
-
-    async def _verdict(self, decision: Decision, caller: Caller, scope: Scope) -> Verdict:
-        """What the decision means for this request."""
-        allowed = Verdict(account=caller.account or "")
-        if self.copy.stale and decision.action not in self._fail_closed:
-            return allowed
-        action, level, params = decision.action, decision.level, decision.params
-        if action == "block":
-            return Verdict(action, level, allowed.account, self._block)
-        limited = "rate_per_min" in params
-        if self._ask and decision.scope in _SHARED and (action == "challenge" or limited):
-            asked = await self._asked(caller, scope)
-            if asked is not None:
-                return asked
-        refusal = None
-        if action == "challenge":
-            refusal = self._challenge
-        elif limited:
-            refusal = self._limiter.take(
-                str(params.get("bucket", decision.subject)),
-                float(params["rate_per_min"]),
-                int(params.get("burst", 1)),
-            )
-        return Verdict(action, level, allowed.account, refusal)
-
-    async def _asked(self, caller: Caller, scope: Scope) -> Verdict | None:
-        """The verdict API's own answer; None when it gives none, and then for a while."""
-        if time.monotonic() < self._ask_at:
-            return None
-        try:
-            # The path as sent would let a client hide its endpoint behind percent signs.
-            return await self._service().check(
-                scope["headers"],
-                path=caller.endpoint or scope["path"],
-                method=scope.get("method", "GET"),
-                account=caller.account,
-            )
-        except Unavailable:
-            self._ask_at = time.monotonic() + _ASK_AGAIN_S
-            return None
+        await _answer(answer, scope, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.copy.start()
@@ -316,8 +373,8 @@ class _Rewriting:
     def __init__(
         self,
         rewriter: Rewrites,
-        decision: Decision,
         verdict: Verdict,
+        subject: str,
         scope: Scope,
         request: bytes,
         send: Send,
@@ -326,7 +383,7 @@ class _Rewriting:
         self._what: dict[str, Any] = {
             "action": verdict.action,
             "level": verdict.level,
-            "subject": decision.subject,
+            "subject": subject,
             "endpoint": scope["path"],
             "request": request,
         }
@@ -409,7 +466,7 @@ async def _read(receive: Receive) -> tuple[bytes, Receive]:
     return bytes(body), again
 
 
-async def _refuse(refusal: Refusal, scope: Scope, send: Send) -> None:
+async def _answer(refusal: Refusal, scope: Scope, send: Send) -> None:
     start: Message = {"status": refusal.status, "headers": list(refusal.headers)}
     body: Message = {"body": refusal.body if scope.get("method") != "HEAD" else b""}
     if scope["type"] == "http":

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Limiter", "Refusal", "block", "challenge", "unavailable"]
+__all__ = ["Limiter", "Refusal", "answered", "block", "challenge", "not_answered", "unavailable"]
 
 _QUOTA: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 _ABNORMAL: Final = "https://iana.org/assignments/http-problem-types#abnormal-usage-detected"
@@ -58,6 +58,29 @@ def challenge(url: str | None = None) -> Refusal:
         document["authenticate_at"] = url
     fields = {"www-authenticate": 'Bearer error="insufficient_user_authentication"'}
     return _refusal(401, fields, document)
+
+
+def answered(body: bytes, content_type: str) -> Refusal:
+    """200 with a body that stands in the place of the model's."""
+    return Refusal(
+        200,
+        (
+            (b"content-type", content_type.encode()),
+            (b"content-length", str(len(body)).encode()),
+        ),
+        body,
+    )
+
+
+def not_answered() -> Refusal:
+    """400: a request that the guard keeps from the model."""
+    document = {
+        "type": "about:blank",
+        "title": "Bad Request",
+        "status": 400,
+        "detail": "This request is not answered.",
+    }
+    return _refusal(400, {}, document)
 
 
 def unavailable() -> Refusal:
