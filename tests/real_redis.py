@@ -64,23 +64,19 @@ class RedisServer:
         if self._process is not None:
             self._process.send_signal(number)
 
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        if self._process is None:
+            raise RuntimeError("redis-server is not running")
+        return self._process.pid
+
     def stop(self) -> None:
         """Kill it, and with it everything it held."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """It accepts connections, and answers nobody until the block ends."""
-        if self._process is None:
-            raise RuntimeError("redis-server is not running")
-        self._process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self._process.send_signal(signal.SIGCONT)
 
 
 @contextmanager

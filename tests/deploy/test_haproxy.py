@@ -24,6 +24,7 @@ from responders.gateways.caller import key_scope
 from responders.settings import RedisSettings
 from responders.stores.base import Identity
 from responders.stores.redis import RedisStore
+from tests.deploy.battery import Door, Person
 from tests.deploy.gateway import CHAT, Model, served
 from tests.real_haproxy import HaproxyServer, haproxy
 from tests.real_redis import RedisServer, redis_server
@@ -76,6 +77,10 @@ class Gate:
         return self.client.post(
             path, json=CHAT, headers={"Authorization": f"Bearer {key}"} | fields
         )
+
+    def status_of_path(self, path: str) -> int:
+        """The status for a path as it stands: httpx would resolve it."""
+        return Door(self.client).status_of_path(Person("acct-ada", "key-of-ada"), path)
 
     def until(self, status: int, key: str = "key-of-ada") -> None:
         """Ask until this is the answer, a second at most."""
@@ -271,10 +276,12 @@ def test_the_strongest_of_several_scopes_holds(gate: Gate) -> None:
 def test_a_decision_about_endpoints_holds_there_alone_however_they_are_spelt(gate: Gate) -> None:
     gate.decide(applies_to=AppliesTo(endpoints=("/v1/chat", "/v1/a b/*.json")))
     gate.until(403)
-    key = {"Authorization": "Bearer key-of-ada"}
-    for path in ("/v1//%63hat", "/v1/./chat?x=1", "/v1/a%20b/c/d.json"):
-        raw = httpx.URL(f"http://127.0.0.1:{gate.server.port}").copy_with(raw_path=path.encode())
-        assert gate.client.get(raw, headers=key).status_code == 403, path
+    spelt = (
+        *("/v1//%63hat", "/v1/./chat?x=1", "/v1/a%20b/c/d.json"),
+        *("/../v1/a/b/../../chat", "/a/../v1/chat"),
+    )
+    for path in spelt:
+        assert gate.status_of_path(path) == 403, path
     assert gate.post(path="/v1/embeddings").status_code == 200
 
 
@@ -294,10 +301,30 @@ def test_forged_headers_reach_neither_the_model_nor_the_client(gate: Gate) -> No
     assert not [name for name in answer.headers if name.startswith("x-velvetrope")]
 
 
-def test_a_forged_account_is_no_way_around_a_decision(gate: Gate) -> None:
+def test_a_path_that_goes_up_more_often_than_is_followed_is_refused(gate: Gate) -> None:
+    assert gate.status_of_path("/a/b/c/d/e/f" + "/.." * 6 + "/v1/chat") == 400
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"X_Account": "acct-bea"},
+        {"X_Velvetrope_Account": "acct-bea"},
+        {"X_Forwarded_For": "203.0.113.9"},
+        {"Connection": "Authorization, X-Velvetrope-Account"},
+    ],
+)
+def test_a_forged_identity_frees_nobody(gate: Gate, forged: dict[str, str]) -> None:
     gate.decide()
     gate.until(403)
-    assert gate.post(X_Account="acct-bea").status_code == 403
+    assert gate.post(**forged).status_code == 403
+
+
+def test_a_connection_header_does_not_drop_the_verdict(gate: Gate) -> None:
+    gate.decide(action="poison")
+    wait_for(lambda: gate.post().json()["x-velvetrope-action"] == "poison", "never poison")
+    seen = gate.post(Connection="X-Velvetrope-Action, X-Velvetrope-Account").json()
+    assert (seen["x-velvetrope-action"], seen["x-velvetrope-account"]) == ("poison", "acct-ada")
 
 
 def test_two_keys_in_one_request_are_refused(gate: Gate) -> None:
