@@ -32,7 +32,8 @@ from responders.alerts.findings import Findings
 from responders.alerts.ocsf import Alert
 from responders.decisions import Decision, Reason, Signal, Tie, is_enforcement
 from responders.feedback import Feedback, SetBaseline, with_tick
-from responders.policy import Policy, Verdict
+from responders.policy import Policy
+from responders.verdict import Verdict
 
 __all__ = ["AccountSummary", "Judge", "Judgement", "Models", "versions_in"]
 
@@ -406,7 +407,7 @@ class Judge:
         tick = self._pending[0][0] if self._pending else None
         if self._commands and (tick is None or self._commands[0][0] < tick):
             tick = self._commands[0][0]
-        expiry = self.policy.next_expiry()
+        expiry = self.policy.next_due()
         if not math.isinf(expiry):
             due = max(math.ceil(expiry / self._tick_s), self.tick + 1)
             if tick is None or due < tick:
@@ -443,6 +444,9 @@ class Judge:
             limits=limits,
         )
         judgement.alerts += self._findings.decided(judgement.decisions, now)
+        judgement.alerts += self._findings.held_back(
+            self.policy.held_back, self.settings.policy.new_enforcements_per_min or 0, now
+        )
         return judgement
 
     def _limits(self) -> list[float]:
@@ -600,6 +604,7 @@ class Judge:
                 technique="AML.T0024.002",
             ),
             identity={scope: value for scope, value in scopes.items() if value},
+            plan=identity.plan,
         )
 
     def _strongest(self, account: str) -> str:

@@ -1,7 +1,7 @@
 """The policy: from verdicts to decisions. Pure: event time only, no I/O, no randomness.
 
 The ladder (settings) is climbed one rung at a time, and only on new evidence; a decision that is
-not renewed expires, and the standing of its account then decays by one rung per life. How it moves:
+not renewed expires, and the standing of its account then decays. How it moves:
 
 - **first**: an account without standing gets the rung that its evidence deserves, but at most
   the first rung that enforces (throttle 1);
@@ -10,17 +10,28 @@ not renewed expires, and the standing of its account then decays by one rung per
   by exactly one;
 - **renewal**: a fresh verdict that still deserves the standing rung, in the second half of the
   decision's life, issues it again; at once when the mode changed since;
-- **decay**: at expiry the standing falls by one rung and lives on, without a decision, for that
-  rung's life; a fresh verdict in this time resumes there (one up, with new evidence);
+- **probation**: at expiry the standing stays where it is for one more life, without a decision: who
+  was refused everything sent nothing that could speak for or against him. A fresh verdict in this
+  time resumes there, one up with new evidence, and is one more **offence**: each doubles the
+  lives of what follows, up to `longest_ttl_s`;
+- **decay**: after the probation the standing falls by one rung per life, and resumes from there;
+- what enforces more than before waits for its delay, and, if it is the first against its campaign,
+  for a place under the cap (see `waiting`);
 - nothing is ever issued for the allowlisted, within the grace after a clear, past the ceiling,
   or for a verdict that is not fresh.
+
+`stage` limits who is enforced against, by a share of accounts, plans, endpoints and models: for
+everybody else decisions are made as ever, in shadow.
 """
 
 from __future__ import annotations
 
+import hashlib
 import heapq
+import hmac
 import math
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 import msgspec
@@ -30,55 +41,35 @@ from responders.actions.throttle import bucket_of, throttle_params
 from responders.allowlist import AllowEntry, Allowlist
 from responders.decisions import (
     ACTIONS,
+    AppliesTo,
     Decision,
     Evidence,
     Mode,
     Reason,
     Scope,
-    Signal,
-    Tie,
     decision_id,
     is_enforcement,
 )
 from responders.feedback import Allow, Clear, Disallow, Feedback, RunMode, SetMode
 from responders.settings import PolicySettings, RungSettings
+from responders.verdict import Verdict
+from responders.waiting import Step, Waiting
 
-__all__ = ["Policy", "Verdict"]
+__all__ = ["Policy"]
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+# Format 1 had no offences, and nothing that waited.
+_READS: Final = (1, 2)
 _COUNTER_BITS: Final = 32
 
-
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What the evidence says about one (scope, value) at a tick.
-
-    `false_per_1000`: nominal false alarms per 1,000 customers a week at this evidence; smaller is
-    stronger, infinity is none. `evidence`: running maximum of the log-odds; `base`, `counted` and
-    `ties` are handed on to the decision's evidence. `fresh`: new evidence
-    (a block) arrived in this tick. `identity`: scope to value, what allowlist entries match.
-    """
-
-    scope: Scope
-    value: str
-    false_per_1000: float
-    e_value: float
-    evidence: float
-    n_events: int
-    campaign: str | None = None
-    reason: Reason
-    signals: tuple[Signal, ...] = ()
-    base: float | None = None
-    counted: bool | None = None
-    ties: tuple[Tie, ...] = ()
-    fresh: bool = True
-    identity: dict[str, str] = {}
+_Key = tuple[str, str]
 
 
 class _Standing(msgspec.Struct, kw_only=True):
     """Where one (scope, value) stands on the ladder."""
 
     rung: int
-    live: bool  # a decision is in force; False once it expired and the standing decays
+    live: bool  # a decision is in force; False once it expired: probation, then decay
     issued_at: float
     expires_at: float  # of the decision, or of the decayed standing
     evidence: float
@@ -88,6 +79,7 @@ class _Standing(msgspec.Struct, kw_only=True):
     identity: dict[str, str]
     reached: int = 0  # the highest rung issued since it stands
     held: bool = False  # its evidence deserved more, were it not for `max_false_share`
+    offences: int = 0  # how often it came back after a decision that enforced had expired
 
 
 class _State(msgspec.Struct, kw_only=True):
@@ -99,6 +91,7 @@ class _State(msgspec.Struct, kw_only=True):
     standings: list[tuple[str, str, _Standing]]
     grace: list[tuple[str, str, float]]
     allowed: list[Any]
+    waiting: Any = None
 
 
 class Policy:
@@ -117,6 +110,14 @@ class Policy:
             len(self._ladder) - 1,
         )
         self._key = settings.id_key.get_secret_value().encode()
+        stage = settings.stage
+        self._applies_to = AppliesTo(endpoints=stage.endpoints, models=stage.models)
+        self._waiting = Waiting(
+            self._key,
+            delay_s=settings.delay_s,
+            jitter_s=settings.jitter_s,
+            per_min=settings.new_enforcements_per_min,
+        )
         self._counter = 0
         self._mode: RunMode = settings.mode
         self._standings: dict[tuple[str, str], _Standing] = {}
@@ -144,7 +145,7 @@ class Policy:
         baseline: str,
         limits: Sequence[float] | None = None,
     ) -> list[Decision]:
-        """Decisions of the tick that ends at `now`, in the order of their verdicts.
+        """Decisions of the tick that ends at `now`: what waited first, then by the verdicts' order.
 
         Args:
             verdicts: of this tick.
@@ -154,20 +155,37 @@ class Policy:
             limits: for each of `rungs`, what `false_per_1000` must be at or below at present;
                 None for the ladder's own. Tighter ones take nobody down who is up already.
         """
-        decisions = []
+        # What is issued now whatever waits: of a step that waits, the renewal of what is in force.
+        plan: dict[_Key, tuple[Verdict, int, bool] | None] = {}
         for verdict in verdicts:
             rung = self._reached(verdict, now, limits)
-            if rung is not None:
-                decision = self._issue(verdict, rung, now, scorer, baseline)
-                standing = self._standings[decision.scope, decision.value]
-                standing.held = self._deserved(verdict, None) > self._deserved(verdict, limits)
-                decisions.append(decision)
+            if rung is None:
+                continue
+            key: _Key = (verdict.scope, verdict.value)
+            held = self._deserved(verdict, None) > self._deserved(verdict, limits)
+            standing = self._standings.get(key)
+            at = standing.rung if standing is not None and standing.live else -1
+            if not self._enforces(rung) or at >= rung:
+                plan[key] = (verdict, rung, held)
+                continue
+            enforced = at >= self._first
+            self._waiting.add(key, verdict, rung, now, counts=not enforced, held=held)
+            renew = enforced and standing is not None and _half_over(standing, now)
+            plan[key] = (verdict, at, held) if renew else None
+        released = self._waiting.release(now)
+        decisions = []
+        for key in [*(key for key in released if key not in plan), *plan]:
+            issue, step = plan.get(key), released.get(key)
+            if step is not None and (to := self._still(key, step, now)) is not None:
+                issue = (step.verdict, to, step.held)
+            if issue is not None:
+                decisions.append(self._issue(*issue, now=now, scorer=scorer, baseline=baseline))
         return decisions
 
     def would_issue(
         self, verdict: Verdict, now: float, limits: Sequence[float] | None = None
     ) -> bool:
-        """Whether `decide` would issue on this verdict: only then is it worth explaining."""
+        """Whether `decide` would issue on this verdict, now or later: only then is it explained."""
         return self._reached(verdict, now, limits) is not None
 
     def feedback(self, feedback: Feedback, now: float) -> list[Decision]:
@@ -188,6 +206,7 @@ class Policy:
             if until > now:
                 self._grace[key] = until
                 heapq.heappush(self._expiries, (until, *key))
+            self._waiting.drop(key)
             reason = Reason(code="cleared", text=_said(feedback.by, feedback.reason))
             return self._clear(key, now, reason)
         if isinstance(feedback, SetMode):
@@ -220,17 +239,22 @@ class Policy:
         self._allowed.forget(now)
         return sorted(ended)
 
-    def next_expiry(self) -> float:
-        """Event time at which `expire` next has something to do; infinity when nothing."""
+    @property
+    def held_back(self) -> int:
+        """Campaigns and lone accounts that the cap keeps waiting, as of the last `decide`."""
+        return self._waiting.held_back
+
+    def next_due(self) -> float:
+        """Event time at which `expire` or `decide` next has something to do; infinity: none."""
         while self._expiries:
             time, scope, value = self._expiries[0]
             standing = self._standings.get((scope, value))
             if self._grace.get((scope, value)) == time or (
                 standing is not None and standing.expires_at == time
             ):
-                return time
+                return min(time, self._waiting.next_due)
             heapq.heappop(self._expiries)
-        return math.inf
+        return self._waiting.next_due
 
     def export(self) -> dict[str, Any]:
         """Everything it remembers, as builtins that msgpack can carry."""
@@ -241,6 +265,7 @@ class Policy:
             standings=[(s, v, x) for (s, v), x in sorted(self._standings.items())],
             grace=[(s, v, until) for (s, v), until in sorted(self._grace.items())],
             allowed=self._allowed.export(),
+            waiting=self._waiting.export(),
         )
         exported: dict[str, Any] = msgspec.to_builtins(state)
         return exported
@@ -254,14 +279,16 @@ class Policy:
         Raises ValueError when the export is of another format, or of a longer ladder.
         """
         state = msgspec.convert(exported, _State)
-        if state.format != _FORMAT:
-            raise ValueError(f"policy state of format {state.format}; this reads {_FORMAT}")
+        if state.format not in _READS:
+            raise ValueError(f"policy state of format {state.format}; this reads {_READS}")
         policy = cls(settings, generation=generation)
         policy._counter = state.counter
         policy._mode = state.mode
         policy._standings = {(s, v): x for s, v, x in state.standings}
         policy._grace = {(s, v): until for s, v, until in state.grace}
         policy._allowed = Allowlist.restore(state.allowed)
+        if state.waiting is not None:
+            policy._waiting.restore(state.waiting)
         top = len(policy._ladder) - 1
         for standing in policy._standings.values():
             standing.rung = min(standing.rung, top)
@@ -297,10 +324,26 @@ class Policy:
         target = min(deserved, standing.rung + 1 if new_evidence else standing.rung)
         if not standing.live or target > standing.rung:
             return target
-        half_over = now >= (standing.issued_at + standing.expires_at) / 2
-        if target == standing.rung and (half_over or standing.mode != self._stamp()):
+        if target == standing.rung and (
+            _half_over(standing, now) or standing.mode != self._stamp(verdict)
+        ):
             return target
         return None
+
+    def _still(self, key: _Key, step: Step, now: float) -> int | None:
+        """The rung to issue for a step that waited, or None when it has no place any more."""
+        standing = self._standings.get(key)
+        if standing is not None:
+            self._settle(key, standing, now)
+        if self._grace.get(key, -math.inf) > now:
+            return None
+        if self._allowed.match(_identity(step.verdict), now) is not None:
+            return None
+        if standing is None or standing.rung < 0:
+            return min(step.rung, self._first)
+        if standing.live and standing.rung >= step.rung:
+            return None
+        return min(step.rung, standing.rung + 1)
 
     def _deserved(self, verdict: Verdict, limits: Sequence[float] | None) -> int:
         """How many rungs the evidence is enough for."""
@@ -309,12 +352,15 @@ class Policy:
         return sum(verdict.false_per_1000 <= limit for limit in limits)
 
     def _issue(
-        self, verdict: Verdict, rung: int, now: float, scorer: str, baseline: str
+        self, verdict: Verdict, rung: int, held: bool, *, now: float, scorer: str, baseline: str
     ) -> Decision:
         key = (verdict.scope, verdict.value)
         step = self._ladder[rung]
-        expires_at = now + step.ttl_s
         before = self._standings.get(key)
+        offences = 0 if before is None else before.offences
+        if before is not None and not before.live and before.reached >= self._first:
+            offences += self._enforces(rung)
+        expires_at = now + self._life(rung, offences)
         # Evidence restarts each week: the mark to beat is the last decision's, not the highest.
         self._standings[key] = _Standing(
             rung=rung,
@@ -323,11 +369,15 @@ class Policy:
             expires_at=expires_at,
             evidence=verdict.evidence,
             n_events=verdict.n_events,
-            mode=self._stamp(),
+            mode=self._stamp(verdict),
             campaign=verdict.campaign,
             identity=_identity(verdict),
             reached=rung if before is None else max(rung, before.reached),
+            held=held,
+            offences=offences,
         )
+        if self._enforces(rung):
+            self._waiting.issued(verdict, now, expires_at)
         if before is None or before.expires_at != expires_at:
             heapq.heappush(self._expiries, (expires_at, *key))
         return Decision(
@@ -337,8 +387,9 @@ class Policy:
             value=verdict.value,
             action=step.action,
             level=step.level,
-            mode=self._stamp(),
+            mode=self._stamp(verdict),
             params=self._params(rung, verdict),
+            applies_to=self._applies_to,
             reason=verdict.reason,
             evidence=Evidence(
                 e_value=verdict.e_value,
@@ -383,6 +434,7 @@ class Policy:
         self._allowed.add(entry)
         covers = Allowlist()
         covers.add(entry)
+        self._waiting.drop_covered(lambda v: covers.match(_identity(v), now) is not None)
         reason = Reason(code="allowlisted", text=_said(feedback.by, feedback.reason))
         decisions = []
         for key in sorted(self._standings):
@@ -417,19 +469,42 @@ class Policy:
             )
         ]
 
-    def _settle(self, key: tuple[str, str], standing: _Standing, now: float) -> None:
-        """Let time pass over a standing: one rung down per life; forgotten below the last."""
+    def _settle(self, key: _Key, standing: _Standing, now: float) -> None:
+        """Let time pass over a standing: a life of probation, then one rung down per life."""
         while standing.expires_at <= now:
-            standing.live = False
-            standing.rung -= 1
+            if standing.live and self._enforces(standing.rung):
+                standing.live = False
+            else:
+                standing.live = False
+                standing.rung -= 1
             if standing.rung < 0:
                 self._standings.pop(key, None)
                 return
-            standing.expires_at += self._ladder[standing.rung].ttl_s
+            standing.expires_at += self._life(standing.rung, standing.offences)
             heapq.heappush(self._expiries, (standing.expires_at, *key))
 
-    def _stamp(self) -> Mode:
-        return "enforce" if self._mode == "enforce" else "shadow"
+    def _enforces(self, rung: int) -> bool:
+        return is_enforcement(self._ladder[rung].action)
+
+    def _life(self, rung: int, offences: int) -> float:
+        """Seconds that a decision lives: twice as long after each offence, up to a bound."""
+        own = self._ladder[rung].ttl_s
+        if not self._enforces(rung):
+            return own
+        return max(own, min(own * 2.0 ** min(offences, 32), self._settings.longest_ttl_s))
+
+    def _stamp(self, verdict: Verdict) -> Mode:
+        """Enforce or shadow: by the mode, and for whom it is that the stage lets it be enforced."""
+        stage = self._settings.stage
+        if self._mode != "enforce" or not any(
+            fnmatchcase(verdict.plan or "", plan) for plan in stage.plans
+        ):
+            return "shadow"
+        if stage.share >= 1.0:
+            return "enforce"
+        text = f"stage\x1f{verdict.scope}\x1f{verdict.value}".encode("utf-8", "surrogatepass")
+        digest = hmac.new(self._key, text, hashlib.sha256).digest()
+        return "enforce" if int.from_bytes(digest[:8], "big") / 2**64 < stage.share else "shadow"
 
     def _next_version(self) -> int:
         self._counter += 1
@@ -439,6 +514,10 @@ class Policy:
 def _below_ceiling(settings: PolicySettings) -> tuple[RungSettings, ...]:
     strength = ACTIONS.index(settings.ceiling)
     return tuple(rung for rung in settings.rungs() if ACTIONS.index(rung.action) <= strength)
+
+
+def _half_over(standing: _Standing, now: float) -> bool:
+    return now >= (standing.issued_at + standing.expires_at) / 2
 
 
 def _identity(verdict: Verdict) -> dict[str, str]:

@@ -19,6 +19,7 @@ __all__ = [
     "RedisSettings",
     "RespondersSettings",
     "RungSettings",
+    "StageSettings",
     "ThrottleSettings",
 ]
 
@@ -57,6 +58,17 @@ class ThrottleSettings(_Part):
     tokens_per_day: int | None = Field(None, ge=1, description="tokens a day of UTC")
 
 
+class StageSettings(_Part):
+    """Whom decisions are enforced against in `enforce` mode; for the rest they are in shadow."""
+
+    share: float = Field(
+        1.0, ge=0, le=1, description="of accounts, chosen by a keyed hash; growing it drops nobody"
+    )
+    plans: tuple[str, ...] = Field(("*",), description="of the log's `plan`, as patterns")
+    endpoints: tuple[str, ...] = Field(("*",), description="that decisions apply to, as patterns")
+    models: tuple[str, ...] = Field(("*",), description="that decisions apply to, as patterns")
+
+
 class PolicySettings(_Part):
     """From evidence to decisions."""
 
@@ -90,6 +102,22 @@ class PolicySettings(_Part):
     )
     ceiling: Action = Field("block", description="the strongest action ever decided")
     throttle: ThrottleSettings = ThrottleSettings()
+    stage: StageSettings = StageSettings()
+    new_enforcements_per_min: int | None = Field(
+        30,
+        ge=1,
+        description="campaigns (or accounts in none) newly enforced against a minute at most; the "
+        "strongest evidence goes first, the rest wait, and an alert says so",
+    )
+    delay_s: float = Field(
+        0.0, ge=0, description="seconds that a stronger decision about a campaign waits at least"
+    )
+    jitter_s: float = Field(
+        0.0, ge=0, description="seconds more that it waits at most, drawn for campaign and rung"
+    )
+    longest_ttl_s: Positive = Field(
+        604_800.0, description="seconds that a decision lives at most, doubled by each offence"
+    )
     new_evidence_events: int = Field(
         32, ge=1, description="events since the last decision that count as new evidence"
     )
@@ -119,6 +147,17 @@ class PolicySettings(_Part):
                     f"`ladder`: {above.action} {above.level} must have a smaller "
                     "`false_per_1000_week` than the rung below it"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _waits_are_short(self) -> Self:
+        """What is in force must not expire while the step above it waits."""
+        lives = [rung.ttl_s for rung in self.ladder if rung.action != "observe"]
+        if lives and self.delay_s + self.jitter_s > min(lives) / 2:
+            raise ValueError(
+                f"`delay_s` and `jitter_s` are {self.delay_s + self.jitter_s:g} s together: more "
+                f"than half the shortest life of a decision that enforces, {min(lives):g} s"
+            )
         return self
 
     def rungs(self) -> tuple[RungSettings, ...]:

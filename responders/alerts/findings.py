@@ -4,6 +4,9 @@ A finding is a campaign's, or an account's that is in none. It opens with the fi
 enforces (in shadow: would enforce), is updated when the response grows stronger, when the mode
 changes and each time its members double, and closes when no decision in it is left. A tick says
 one thing of a finding at most, unless it also closes it.
+
+New enforcements that wait for the cap are a finding too: opened when the first waits, updated each
+time their number doubles, closed when none waits any more.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from responders.alerts.ocsf import Activity, Alert, detection_finding
+from responders.alerts.ocsf import Activity, Alert, cap_finding, detection_finding
 from responders.decisions import ACTIONS, Decision, is_enforcement
 
 __all__ = ["Findings"]
@@ -40,6 +43,18 @@ class _Exported(msgspec.Struct, kw_only=True):
     announced: int
 
 
+class _Held(msgspec.Struct, kw_only=True):
+    """An open finding about the cap."""
+
+    created_at: float
+    announced: int  # how many waited when it was last said
+
+
+class _State(msgspec.Struct, kw_only=True):
+    open: list[_Exported]
+    held: _Held | None = None
+
+
 class Findings:
     """What is open. One for a deployment, fed by the judge in event-time order.
 
@@ -50,6 +65,7 @@ class Findings:
         self._key = key
         self._open: dict[str, _Open] = {}
         self._of: dict[tuple[str, str], str] = {}  # (scope, value) → uid
+        self._held: _Held | None = None
 
     def __len__(self) -> int:
         return len(self._open)
@@ -75,27 +91,68 @@ class Findings:
             self._leave(key, now, "expired", None, {}, alerts)
         return alerts
 
-    def export(self) -> list[Any]:
-        """Builtins for a checkpoint."""
+    def held_back(self, waiting: int, per_min: int, now: float) -> list[Alert]:
+        """Alerts for the number of campaigns that wait at `now` for the cap of `per_min`."""
+        if self._held is None:
+            if not waiting:
+                return []
+            activity: Activity = "create"
+            self._held = _Held(created_at=now, announced=waiting)
+        elif not waiting:
+            activity = "close"
+        elif waiting >= 2 * self._held.announced:
+            activity = "update"
+            self._held.announced = waiting
+        else:
+            return []
+        created_at = self._held.created_at
+        uid = self._hmac("f-", "cap", repr(created_at))
+        alert_id = self._hmac("a-", uid, activity, repr(now))
+        if activity == "close":
+            self._held = None
         return [
-            msgspec.to_builtins(
-                _Exported(
+            Alert(
+                id=alert_id,
+                uid=uid,
+                version=round(now * 1000),
+                activity=activity,
+                time=now,
+                finding=cap_finding(
+                    alert_id=alert_id,
                     uid=uid,
-                    created_at=finding.created_at,
-                    strongest=finding.strongest,
-                    version=finding.version,
-                    members=list(finding.members),
-                    announced=finding.announced,
-                )
+                    activity=activity,
+                    now=now,
+                    created_at=created_at,
+                    waiting=waiting,
+                    per_min=per_min,
+                ),
+            )
+        ]
+
+    def export(self) -> Any:
+        """Builtins for a checkpoint."""
+        found = [
+            _Exported(
+                uid=uid,
+                created_at=finding.created_at,
+                strongest=finding.strongest,
+                version=finding.version,
+                members=list(finding.members),
+                announced=finding.announced,
             )
             for uid, finding in sorted(self._open.items())
         ]
+        return msgspec.to_builtins(_State(open=found, held=self._held))
 
-    def restore(self, exported: Sequence[Any]) -> None:
-        """Take the place of what `export` gave."""
+    def restore(self, exported: Any) -> None:
+        """Take the place of what `export` gave, also before there was a cap."""
+        if isinstance(exported, list):
+            exported = {"open": exported}
+        state = msgspec.convert(exported, _State)
+        self._held = state.held
         self._open = {}
         self._of = {}
-        for kept in msgspec.convert(exported, list[_Exported]):
+        for kept in state.open:
             self._open[kept.uid] = _Open(
                 created_at=kept.created_at,
                 strongest=kept.strongest,

@@ -11,7 +11,7 @@ import msgspec
 
 from responders.decisions import Decision
 
-__all__ = ["Activity", "Alert", "detection_finding"]
+__all__ = ["Activity", "Alert", "cap_finding", "detection_finding"]
 
 Activity = Literal["create", "update", "close"]
 
@@ -81,7 +81,6 @@ def detection_finding(
     `strongest` and `newest` are decisions of the finding, `members` the (scope, value) it is
     about, `why` says what closed it. Times are Unix seconds of event time.
     """
-    status_id, status = _STATUS[activity]
     severity_id, severity = _SEVERITY[strongest.action]
     action_id, disposition_id = (
         _SHADOW if strongest.mode == "shadow" else _CONTROL[strongest.action]
@@ -104,6 +103,79 @@ def detection_finding(
         "attacks": attacks,
     }
     document: dict[str, Any] = {
+        **_document(alert_id, activity, now, severity_id, severity, info, why),
+        "action_id": action_id,
+        "disposition_id": disposition_id,
+        "attacks": attacks,
+        "resources": [{"type": scope, "uid": value} for scope, value in members[:_NAMED]],
+        "unmapped": {
+            "mode": strongest.mode,
+            "action": strongest.action,
+            "level": strongest.level,
+            "campaign": strongest.campaign,
+            "members": len(members),
+            "n_events": newest.n_events,
+            "decision": newest.id,
+            "expires_at": newest.expires_at,
+            "baseline": newest.baseline,
+        },
+    }
+    if newest.evidence is not None:
+        document["unmapped"]["e_value"] = newest.evidence.e_value
+        document["evidences"] = [
+            {"data": msgspec.to_builtins(signal)} for signal in newest.evidence.signals
+        ]
+    return document
+
+
+def cap_finding(
+    *,
+    alert_id: str,
+    uid: str,
+    activity: Activity,
+    now: float,
+    created_at: float,
+    waiting: int,
+    per_min: int,
+) -> dict[str, Any]:
+    """The document that says that new enforcements wait for the cap, or (close) no longer do.
+
+    `waiting` are campaigns and accounts in none; `per_min` is the cap.
+    """
+    why = "none waits any more" if activity == "close" else ""
+    info: dict[str, Any] = {
+        "uid": uid,
+        "title": f"New enforcements are held back: {waiting} wait, {per_min} a minute may begin",
+        "desc": "More campaigns than policy.new_enforcements_per_min would newly be enforced "
+        "against: a large attack, or a log or baseline that has gone wrong",
+        "types": ["Enforcement cap"],
+        "created_time": _ms(created_at),
+        "modified_time": _ms(now),
+        "analytic": {
+            "uid": "velvetrope",
+            "name": "enforcement_cap",
+            "type": "Rule",
+            "type_id": 1,
+        },
+    }
+    return {
+        **_document(alert_id, activity, now, 4, "High", info, why),
+        "unmapped": {"waiting": waiting, "per_minute": per_min},
+    }
+
+
+def _document(
+    alert_id: str,
+    activity: Activity,
+    now: float,
+    severity_id: int,
+    severity: str,
+    info: dict[str, Any],
+    why: str,
+) -> dict[str, Any]:
+    """What every finding has."""
+    status_id, status = _STATUS[activity]
+    document: dict[str, Any] = {
         "activity_id": _ACTIVITY[activity],
         "activity_name": activity.capitalize(),
         "category_uid": 2,
@@ -124,30 +196,10 @@ def detection_finding(
         "severity": severity,
         "status_id": status_id,
         "status": status,
-        "action_id": action_id,
-        "disposition_id": disposition_id,
         "finding_info": info,
-        "attacks": attacks,
-        "resources": [{"type": scope, "uid": value} for scope, value in members[:_NAMED]],
-        "unmapped": {
-            "mode": strongest.mode,
-            "action": strongest.action,
-            "level": strongest.level,
-            "campaign": strongest.campaign,
-            "members": len(members),
-            "n_events": newest.n_events,
-            "decision": newest.id,
-            "expires_at": newest.expires_at,
-            "baseline": newest.baseline,
-        },
     }
-    if status_id == 4:
+    if activity == "close":
         document["status_detail"] = why
-    if newest.evidence is not None:
-        document["unmapped"]["e_value"] = newest.evidence.e_value
-        document["evidences"] = [
-            {"data": msgspec.to_builtins(signal)} for signal in newest.evidence.signals
-        ]
     return document
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from responders.decisions import ACTIONS, Decision, Reason, is_enforcement
 from responders.feedback import Allow, Clear, Disallow, Feedback, SetMode
-from responders.policy import Policy, Verdict
+from responders.policy import Policy
 from responders.settings import PolicySettings, RungSettings
+from responders.verdict import Verdict
 from tests.responders.making import NOW
 
 HOUR = 3600.0
@@ -121,32 +122,66 @@ def test_evidence_that_fell_below_the_rung_is_not_renewed() -> None:
     assert decide(policy, NOW + HOUR - 1, verdict(OBSERVE, n_events=640)) == []
 
 
-def test_an_expired_decision_leaves_a_standing_one_rung_lower() -> None:
+def climbed(policy: Policy, rungs: int, now: float = NOW) -> float:
+    """Climb so many rungs from throttle 1, a second each; when the last was issued."""
+    for i in range(rungs):
+        decide(policy, now + i, verdict(BLOCK, n_events=32 * (i + 1)))
+    return now + rungs - 1
+
+
+def test_an_expired_decision_leaves_its_standing_on_probation_for_one_more_life() -> None:
     policy = Policy(PolicySettings())
-    decide(policy, NOW, verdict(BLOCK))
-    decide(policy, NOW + 1, verdict(BLOCK, n_events=64))
-    # Throttle 2 ended at NOW + 1 + 1 h; the standing is throttle 1 for an hour from there.
-    resumed = NOW + 1 + HOUR
-    (again,) = decide(policy, resumed, verdict(BLOCK, n_events=64))
+    over = climbed(policy, 2) + HOUR
+    (again,) = decide(policy, over + HOUR - 1, verdict(BLOCK, n_events=64))
+    assert (again.action, again.level) == ("throttle", 2)
+
+
+def test_after_the_probation_the_standing_is_one_rung_lower_for_a_life() -> None:
+    policy = Policy(PolicySettings())
+    over = climbed(policy, 2) + HOUR
+    (again,) = decide(policy, over + HOUR, verdict(BLOCK, n_events=64))
     assert (again.action, again.level) == ("throttle", 1)
 
 
-def test_new_evidence_after_an_expiry_resumes_one_above_the_decayed_standing() -> None:
+def test_who_comes_back_from_a_challenge_with_new_evidence_is_poisoned() -> None:
     policy = Policy(PolicySettings())
-    decide(policy, NOW, verdict(BLOCK))
-    decide(policy, NOW + 1, verdict(BLOCK, n_events=64))
-    (again,) = decide(policy, NOW + 1 + HOUR, verdict(BLOCK, n_events=96))
-    assert (again.action, again.level) == ("throttle", 2)
+    over = climbed(policy, 3) + HOUR
+    (again,) = decide(policy, over, verdict(BLOCK, n_events=128))
+    assert again.action == "poison"
+
+
+def test_each_offence_doubles_the_life_of_a_block_up_to_a_week() -> None:
+    policy = Policy(PolicySettings())
+    climbed(policy, 5)
+    now, lives = NOW + 4 + 86_400.0, []
+    for block in range(6, 12):
+        (again,) = decide(policy, now, verdict(BLOCK, n_events=32 * block))
+        assert again.action == "block"
+        lives.append((again.expires_at - now) / 86_400.0)
+        now = again.expires_at
+    assert lives == [2, 4, 7, 7, 7, 7]
+
+
+def test_a_renewal_is_no_offence() -> None:
+    policy = Policy(PolicySettings())
+    decide(policy, NOW, verdict())
+    now = NOW
+    for _ in range(5):
+        now += 0.9 * HOUR
+        (again,) = decide(policy, now, verdict())
+        assert again.expires_at == now + HOUR
 
 
 def test_a_standing_that_decayed_to_nothing_is_forgotten() -> None:
     policy = Policy(PolicySettings())
     decide(policy, NOW, verdict(BLOCK))
-    gone = NOW + HOUR + 86_400.0  # throttle 1 for an hour, then observe for a day
+    # Throttle 1 for an hour, an hour of probation, then observe for a day.
+    gone = NOW + 2 * HOUR + 86_400.0
     assert policy.expire(NOW + HOUR) == [("account", "a")]
-    assert policy.next_expiry() == gone
+    assert policy.expire(NOW + 2 * HOUR) == []
+    assert policy.next_due() == gone
     assert policy.expire(gone) == []
-    assert policy.next_expiry() == math.inf
+    assert policy.next_due() == math.inf
     assert policy.export()["standings"] == []
 
 
@@ -481,7 +516,7 @@ def test_a_tighter_limit_takes_nobody_down() -> None:
     later = NOW + 1 + HOUR / 2
     assert steps(held(policy, later, TIGHT, verdict(0.5, evidence=6.0))) == [("throttle", 2)]
     # And after a silence in which the decision ended, up to where it was.
-    back = later + HOUR + 1
+    back = later + 2 * HOUR + 1  # past the probation
     assert steps(held(policy, back, TIGHT, verdict(0.5, evidence=7.0))) == [("throttle", 2)]
     # But no further: that is new harm.
     assert steps(held(policy, back + 1, TIGHT, verdict(0.2, evidence=8.0))) == []

@@ -156,3 +156,25 @@ def test_findings_open_before_they_change_and_survive_a_restore(
             assert (alert.uid in open_now) == (alert.activity != "create")
             (open_now.discard if alert.activity == "close" else open_now.add)(alert.uid)
     assert len(findings) == len(open_now)
+
+
+def test_campaigns_that_the_cap_holds_back_are_one_finding_until_none_waits() -> None:
+    findings = Findings(KEY)
+    assert findings.held_back(0, 30, NOW) == []
+    (opened,) = findings.held_back(5, 30, NOW + 1)
+    assert "5 wait, 30 a minute" in opened.finding["finding_info"]["title"]
+    assert findings.held_back(9, 30, NOW + 2) == []
+    (doubled,) = findings.held_back(10, 30, NOW + 3)
+    restored = Findings(KEY)
+    restored.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(findings.export())))
+    (closed,) = restored.held_back(0, 30, NOW + 60)
+    assert said([opened, doubled, closed]) == ["create", "update", "close"]
+    assert len({opened.uid, doubled.uid, closed.uid}) == 1
+    assert opened.version < doubled.version < closed.version
+
+
+def test_findings_exported_before_there_was_a_cap_are_read() -> None:
+    findings, old = Findings(KEY), Findings(KEY)
+    old.decided([decision(1)], NOW)
+    findings.restore(old.export()["open"])
+    assert len(findings) == 1
