@@ -252,7 +252,7 @@ class Judge:
         horizon = self._horizon()
         while True:
             tick = self._next_tick()
-            if tick > horizon:
+            if tick > horizon and not (self._at_the_end and self.policy.waits):
                 return judgement
             self.tick = tick
             judgement.extend(self._judge(tick))
@@ -402,6 +402,11 @@ class Judge:
             return math.floor(min(holding) / self._tick_s)
         # All have ended or are silent: everything that came is judged.
         return self._tick_of(max(p.watermark for p in self._partitions))
+
+    @property
+    def _at_the_end(self) -> bool:
+        """Nothing more comes for now, so time may pass until nothing waits in the policy."""
+        return all(partition.ended for partition in self._partitions)
 
     def _next_tick(self) -> int:
         tick = self._pending[0][0] if self._pending else None

@@ -244,6 +244,11 @@ class Policy:
         """Campaigns and lone accounts that the cap keeps waiting, as of the last `decide`."""
         return self._waiting.held_back
 
+    @property
+    def waits(self) -> bool:
+        """Whether some step waits for its delay or for a place."""
+        return self._waiting.next_due < math.inf
+
     def next_due(self) -> float:
         """Event time at which `expire` or `decide` next has something to do; infinity: none."""
         while self._expiries:

@@ -20,6 +20,7 @@ __all__ = [
     "RespondersSettings",
     "RungSettings",
     "StageSettings",
+    "StaticLimitSettings",
     "ThrottleSettings",
 ]
 
@@ -56,6 +57,32 @@ class ThrottleSettings(_Part):
     tokens_burst: int = Field(10_000, ge=1, description="tokens at once")
     requests_per_day: int | None = Field(None, ge=1, description="requests a day of UTC")
     tokens_per_day: int | None = Field(None, ge=1, description="tokens a day of UTC")
+
+
+class StaticLimitSettings(_Part):
+    """A limit that holds without any decision, for each account by itself."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,39}$",
+        description="of the policy in RateLimit fields; of limits of one name the first that "
+        "matches a request holds, those of different names hold together",
+    )
+    plans: tuple[str, ...] = Field(("*",), description="as patterns; unknown plans match * only")
+    endpoints: tuple[str, ...] = Field(("*",), description="paths, as patterns")
+    models: tuple[str, ...] = Field(("*",), description="as patterns")
+    rate_per_min: Positive | None = Field(None, description="requests a minute")
+    burst: int = Field(1, ge=1, description="requests at once")
+    tokens_per_min: Positive | None = Field(None, description="tokens a minute")
+    tokens_burst: int = Field(1, ge=1, description="tokens at once")
+    requests_per_day: int | None = Field(None, ge=1, description="requests a day of UTC")
+    tokens_per_day: int | None = Field(None, ge=1, description="tokens a day of UTC")
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        quotas = ("rate_per_min", "tokens_per_min", "requests_per_day", "tokens_per_day")
+        if all(getattr(self, quota) is None for quota in quotas):
+            raise ValueError(f"limit {self.name!r} limits nothing: set one of {', '.join(quotas)}")
+        return self
 
 
 class StageSettings(_Part):
@@ -102,9 +129,17 @@ class PolicySettings(_Part):
     )
     ceiling: Action = Field("block", description="the strongest action ever decided")
     throttle: ThrottleSettings = ThrottleSettings()
+    limits: tuple[StaticLimitSettings, ...] = Field(
+        (), description="by plan, endpoint and model, that hold in `enforce` without a decision"
+    )
+    fail_closed: tuple[Literal["throttle", "challenge", "poison", "block"], ...] = Field(
+        (),
+        description="actions that the verdict API holds on to from its last copy while the store "
+        "is out of reach; all others fail open",
+    )
     stage: StageSettings = StageSettings()
     new_enforcements_per_min: int | None = Field(
-        30,
+        60,
         ge=1,
         description="campaigns (or accounts in none) newly enforced against a minute at most; the "
         "strongest evidence goes first, the rest wait, and an alert says so",
@@ -233,6 +268,12 @@ class ApiSettings(_Part):
     )
     key_header: str = Field("Authorization", description="header with the caller's bearer key")
     account_header: str = Field("X-Account", description="header that the gateway sets itself")
+    plan_header: str | None = Field(
+        None, description="header in which the gateway puts the account's plan, if its key has none"
+    )
+    tokens_header: str | None = Field(
+        None, description="header in which the gateway puts how many tokens the request may take"
+    )
     ip_header: str | None = Field(
         None, description="header in which the gateway puts the client's address; none: no ip scope"
     )

@@ -36,6 +36,7 @@ from responders.feedback import (
     SetMode,
     decode_feedback,
 )
+from responders.limits import StaticPolicy
 from responders.stores.base import GUARD_S, StoreUnavailable, as_clear, decode_decision
 from responders.stores.redis import AsyncRedisStore
 
@@ -80,6 +81,7 @@ class ApplyStage:
         self._latest: dict[_Key, Decision] = {}
         self._allowed: dict[_Key, AllowEntry] = {}
         self._mode: RunMode = settings.policy.mode
+        self._policy = StaticPolicy.of(settings.policy).encode()
         self._taken: set[str] = set()  # ids of feedback
         self._task: asyncio.Task[None] | None = None
         self._away = False
@@ -247,6 +249,7 @@ class ApplyStage:
 
     async def _set_rest(self) -> None:
         await self._store.set_mode(self._mode)
+        await self._store.set_policy(self._policy)
         now = self._clock()
         for entry in self._allowed.values():
             if entry.live(now):

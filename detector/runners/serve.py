@@ -31,6 +31,7 @@ from responders.alerts.sinks import open_sinks
 from responders.decisions import Decision
 from responders.gateways.app import create_app
 from responders.gateways.protocol import TolerantProtocol
+from responders.limits import StaticPolicy
 from responders.metrics import Metrics
 from responders.stores.base import StoreUnavailable
 from responders.stores.lock import StateInUse, StateLock
@@ -128,6 +129,7 @@ class Service:
             ledger = Ledger(store, path)
             stack.callback(ledger.close)
             mode = store.init_mode(settings.policy.mode)
+            store.set_policy(StaticPolicy.of(settings.policy).encode())
             if mode != settings.policy.mode:
                 _log.warning(
                     "the mode is %s, as it was set on this state; `velvetrope mode` changes it",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 from starlette.responses import Response
@@ -11,17 +12,22 @@ from responders.actions import problem, throttle
 from responders.decisions import Decision
 from responders.gateways.caller import Caller, header_value
 from responders.gateways.challenge import ChallengeDesk
+from responders.gateways.settling import CHARGE_HEADER, charge_of
 from responders.gateways.view import View
 from responders.settings import ApiSettings
+from responders.stores.base import StoreUnavailable
 
 __all__ = ["Answer", "Answers", "allow_response", "refusal_response"]
+
+_AWAY_S: Final = 5.0  # what a client waits while the limiter's state is away and it fails closed
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a request. `refusal` is None when it is allowed.
 
     `action` is that of the decision in force, `allow` without one; a throttled caller within the
-    rate, or a poisoned one, is allowed and still carries it. `headers` are the RateLimit fields.
+    rate, or a poisoned one, is allowed and still carries it; `throttle` of level 0 is a static
+    limit that refused. `headers` are the RateLimit fields, `charge` is what tokens were charged to,
     `campaign` is the decision's.
     """
 
@@ -31,6 +37,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     level: int = 0
     refusal: problem.Refusal | None = None
     headers: dict[str, str] = {}
+    charge: str | None = None
 
     @property
     def allowed(self) -> bool:
@@ -51,11 +58,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     def verdict_headers(self) -> dict[str, str]:
         """X-Velvetrope-*, for the gateway; on every answer that allows, to erase forged ones."""
-        return {
+        headers = {
             "X-Velvetrope-Action": self.action,
             "X-Velvetrope-Level": str(self.level),
             "X-Velvetrope-Account": header_value(self.account).decode("latin-1"),
         }
+        return headers if self.charge is None else {**headers, CHARGE_HEADER: self.charge}
 
 
 class Answers:
@@ -79,70 +87,106 @@ class Answers:
     async def answer(self, caller: Caller, *, count: bool = True) -> Answer:
         """The answer for one request; `count` False takes nothing out of its bucket.
 
-        Raises StoreUnavailable when it cannot be known.
+        Raises StoreUnavailable when it cannot be known, and no decision that fails closed is.
         """
-        await self._view.current()
-        identity = await self._view.identity(caller)
+        try:
+            await self._view.current()
+            identity = await self._view.identity(caller)
+        except StoreUnavailable:
+            return await self._from_an_old_copy(caller, count)
         account = identity.get("account", "")
         if self._view.mode == "enforce":
             decision = self._view.strongest(identity, caller)
-            if decision is not None and await self._view.allows(identity) is None:
-                return await self._enforce(decision, account, caller.answer, count)
+            static = await self._static(account, caller)
+            if (decision or static) and await self._view.allows(identity) is None:
+                answer = await self._enforce(decision, static, account, caller, count)
+                return _of(answer, decision)
         return Answer(account=account)
 
+    async def _from_an_old_copy(self, caller: Caller, count: bool) -> Answer:
+        """What fails closed goes on, by what was known last, until it expires."""
+        identity = self._view.known_identity(caller)
+        decision = self._view.strongest(identity, caller)
+        closed = decision is not None and decision.action in self._view.static.fail_closed
+        if closed and self._view.mode == "enforce" and not self._view.was_allowed(identity):
+            account = identity.get("account", "")
+            return _of(await self._enforce(decision, [], account, caller, count), decision)
+        raise StoreUnavailable("the decisions could not be read for too long")
+
+    async def _static(self, account: str, caller: Caller) -> list[throttle.Limit]:
+        static = self._view.static
+        if not static.limits or not account:
+            return []
+        plan = await self._view.plan(caller)
+        return static.limits_for(account, plan, caller.path, caller.model)
+
     async def _enforce(
-        self, decision: Decision, account: str, answer: str | None, count: bool
+        self,
+        decision: Decision | None,
+        static: list[throttle.Limit],
+        account: str,
+        caller: Caller,
+        count: bool,
     ) -> Answer:
-        refusal: problem.Refusal | None = None
-        headers: dict[str, str] = {}
-        if decision.action == "block":
-            refusal = problem.block(self._settings.status_block)
-        elif decision.action == "challenge":
-            if not await self._desk.lifted(decision, account, answer):
+        action = decision.action if decision else "allow"
+        if action == "block":
+            return Answer(account=account, refusal=problem.block(self._settings.status_block))
+        limits = list(static)
+        if decision is not None and action == "challenge":
+            if not await self._lifted(decision, account, caller):
                 refusal = problem.challenge(*self._desk.places(decision, account))
-            elif count:
-                refusal, headers = await self._pace(decision, account)
-        elif count and "rate_per_min" in decision.params:
-            refusal, headers = await self._throttle(decision, account)
-        return Answer(
-            account=account,
-            campaign=decision.campaign,
-            action=decision.action,
-            level=decision.level,
-            refusal=refusal,
-            headers=headers,
-        )
+                return Answer(account=account, refusal=refusal)
+            limits.append(self._pace(decision))
+        elif decision is not None:
+            limits = throttle.limits_of(decision.params) + limits
+        if not count or not limits:
+            return Answer(account=account)
+        return await self._take(limits, throttle.costs_of(limits, caller.tokens), account, action)
 
-    async def _throttle(
-        self, decision: Decision, account: str
-    ) -> tuple[problem.Refusal | None, dict[str, str]]:
-        return await self._take(throttle.limits_of(decision.params), account)
+    async def _lifted(self, decision: Decision, account: str, caller: Caller) -> bool:
+        try:
+            return await self._desk.lifted(decision, account, caller.answer)
+        except StoreUnavailable:
+            return "challenge" not in self._view.static.fail_closed
 
-    async def _pace(
-        self, decision: Decision, account: str
-    ) -> tuple[problem.Refusal | None, dict[str, str]]:
+    def _pace(self, decision: Decision) -> throttle.Limit:
         """Who passed a challenge goes on at a rate of its own: work can be bought."""
         bucket = throttle.bucket_of(decision.scope, decision.value, decision.campaign)
         settings = self._settings.challenge
-        limit = throttle.Limit(
+        return throttle.Limit(
             "requests", f"passed:{bucket}", settings.rate_per_min, 60.0, settings.burst
         )
-        return await self._take([limit], account)
 
     async def _take(
-        self, limits: list[throttle.Limit], account: str
-    ) -> tuple[problem.Refusal | None, dict[str, str]]:
+        self, limits: list[throttle.Limit], costs: list[float], account: str, action: str
+    ) -> Answer:
         now = self._clock()
-        taken = await self._limiter.take(limits, throttle.costs_of(limits, None), now)
+        try:
+            taken = await self._limiter.take(limits, costs, now)
+        except StoreUnavailable:
+            held = "throttle" if action == "allow" else action
+            if held not in self._view.static.fail_closed:
+                return Answer(account=account)
+            away = throttle.Left(False, 0, _AWAY_S, _AWAY_S)
+            taken = throttle.Taken(False, (away,) * len(limits), now)
         if taken.allowed:
-            return None, problem.rate_limit(limits, taken)
-        bucket = next(
-            limit.bucket
-            for limit, left in zip(limits, taken.left, strict=True)
-            if not left.conforms
-        )
+            return Answer(
+                account=account,
+                headers=problem.rate_limit(limits, taken),
+                charge=charge_of(limits, costs, taken),
+            )
+        bucket = throttle.short_of(limits, taken)[0].bucket
         wait = throttle.retry_after(self._jitter_key, bucket, account, taken.retry_after_s, now)
-        return problem.throttle(limits, taken, wait), {}
+        return Answer(account=account, refusal=problem.throttle(limits, taken, wait))
+
+
+def _of(answer: Answer, decision: Decision | None) -> Answer:
+    """The answer as one by the decision, or by a static limit, which only refuses with a 429."""
+    if decision is not None:
+        return msgspec.structs.replace(
+            answer, action=decision.action, level=decision.level, campaign=decision.campaign
+        )
+    return answer if answer.allowed else msgspec.structs.replace(answer, action="throttle")
 
 
 def allow_response(answer: Answer) -> Response:

@@ -20,7 +20,7 @@ from velvetrope_client.guard import Guard
 from velvetrope_client.rewriting import Rewriter
 
 from responders.actions.throttle import Limiter, MemoryLimiter
-from responders.gateways import challenge, envoy, forward, litellm, nginx, opa
+from responders.gateways import challenge, envoy, forward, litellm, nginx, opa, settling
 from responders.gateways.answer import Answer, Answers
 from responders.gateways.caller import Caller
 from responders.gateways.challenge import ChallengeDesk
@@ -77,6 +77,7 @@ def create_app(
         Route(litellm.PATH, api.litellm, methods=["POST"]),
         Route(challenge.PATH, api.challenge, methods=["GET", "POST"]),
         Route(challenge.SCRIPT_PATH, api.challenge_script, methods=["GET"]),
+        Route("/v1/settle", api.settle, methods=["POST"]),
         Route("/v1/decisions", api.feed, methods=["GET"]),
         Route("/v1/identities", api.identities, methods=["GET"]),
         Route("/healthz", _healthz, methods=["GET"]),
@@ -123,6 +124,8 @@ class _Api:
             poison = rewriter_settings.load(settings.poison)
         self._rewriter = Rewriter(poison)
         self._guard = Guard(poison.guard)
+        self._limiter = limiter
+        self._clock = clock
         self._view = View(store, settings, clock)
         self._feed = Feed(store, clock)
         self._desk = ChallengeDesk(store, self._view, limiter, settings, metrics, clock)
@@ -220,6 +223,20 @@ class _Api:
     async def feed(self, request: Request) -> Response:
         """See gateways.feed."""
         return await self._for_followers(request, lambda: self._feed.respond(request))
+
+    async def settle(self, request: Request) -> Response:
+        """See gateways.settling."""
+        if not has_secret(request, self._settings):
+            return self._bad_secret("settle", 401)
+        try:
+            await _sized(request, self._settings.max_body_bytes)
+            return await settling.settle(request, self._limiter, self._clock())
+        except _TooLarge as error:
+            return _problem(413, str(error))
+        except ValueError as error:
+            return _problem(422, str(error))
+        except StoreUnavailable as error:
+            return self._unavailable("settle", error)
 
     async def identities(self, request: Request) -> Response:
         """See gateways.feed."""

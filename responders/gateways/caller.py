@@ -31,7 +31,7 @@ class Caller(msgspec.Struct, frozen=True):
     """A caller as the gateway names it. The account may yet follow from the key's identity.
 
     `api_key` is `sha256:<hex>`; `path` (without its query) and `model` are None when unknown.
-    `answer` is what the client brings against a challenge.
+    `answer` is what the client brings against a challenge, `tokens` what the request may take.
     """
 
     api_key: str | None = None
@@ -41,6 +41,8 @@ class Caller(msgspec.Struct, frozen=True):
     path: str | None = None
     model: str | None = None
     answer: str | None = None
+    plan: str | None = None
+    tokens: float | None = None
 
 
 def caller_of_headers(
@@ -53,7 +55,9 @@ def caller_of_headers(
     key_name = settings.key_header.lower().encode()
     account_name = settings.account_header.lower().encode()
     ip_name = None if settings.ip_header is None else settings.ip_header.lower().encode()
-    api_key = account = ip = answer = None
+    plan_name = (settings.plan_header or "").lower().encode()
+    tokens_name = (settings.tokens_header or "").lower().encode()
+    api_key = account = ip = answer = plan = tokens = None
     for name, value in headers:
         lower = name.lower()
         if lower == key_name:
@@ -64,7 +68,19 @@ def caller_of_headers(
             ip = _address(value)
         elif lower == _ANSWER:
             answer = value.decode("ascii", "replace")
-    return Caller(api_key=api_key, account=account, ip=ip, path=path, answer=answer)
+        elif lower == plan_name:
+            plan = _text(value)
+        elif lower == tokens_name:
+            tokens = _number(value)
+    return Caller(
+        api_key=api_key,
+        account=account,
+        ip=ip,
+        path=path,
+        answer=answer,
+        plan=plan,
+        tokens=tokens,
+    )
 
 
 def caller_of_litellm(body: dict[str, Any], settings: ApiSettings) -> Caller:
@@ -141,6 +157,11 @@ def _address(value: bytes) -> str | None:
         return str(ipaddress.ip_address(value.decode("ascii", "replace").strip()))
     except ValueError:
         return None
+
+
+def _number(value: bytes) -> float | None:
+    text = value.strip()
+    return float(text) if text.isdigit() and len(text) <= 9 else None
 
 
 def _known(value: Any) -> str | None:

@@ -15,13 +15,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from fnmatch import fnmatchcase
 from typing import Final, TypeVar
 
 from responders.allowlist import AllowEntry, BadEntry, canonical_value
 from responders.decisions import Decision, is_enforcement, strongest
 from responders.feedback import RunMode
 from responders.gateways.caller import Caller
+from responders.limits import NO_LIMITS, BadPolicy, StaticPolicy, covers
 from responders.settings import ApiSettings
 from responders.stores.base import CursorTooOld, DecisionStore, Identity, StoreUnavailable
 
@@ -54,6 +54,8 @@ class View:
         self._sweep_at = 1024
         self._cursor: str | None = None
         self._mode: RunMode = "shadow"
+        self._static = NO_LIMITS
+        self._static_text: bytes | None = None
         self._read_at = float("-inf")
         self._failed_at = float("-inf")
         self._away = False  # the last that was asked of the store had no answer
@@ -65,6 +67,11 @@ class View:
     def mode(self) -> RunMode:
         """The kill switch as last read."""
         return self._mode
+
+    @property
+    def static(self) -> StaticPolicy:
+        """The static limits as last read."""
+        return self._static
 
     @property
     def age_s(self) -> float:
@@ -94,6 +101,21 @@ class View:
                 )
             self._refuse_stale()
 
+    def known_identity(self, caller: Caller) -> dict[str, str]:
+        """`identity` by what is remembered, however old: no store is asked."""
+        known = None if caller.api_key is None else self._identities.last(caller.api_key)
+        return _identity(caller, known[0] if known else None)
+
+    def was_allowed(self, identity: Mapping[str, str]) -> bool:
+        """Whether an allowlist entry covered it when the store was last asked."""
+        known = self._allows.last(_allow_key(identity))
+        return known is not None and known[0] is not None
+
+    async def plan(self, caller: Caller) -> str | None:
+        """The plan of the key's owner, else what the gateway says. Raises StoreUnavailable."""
+        known = None if caller.api_key is None else await self._identity_of(caller.api_key)
+        return (known.plan if known else None) or caller.plan
+
     async def identity(self, caller: Caller) -> dict[str, str]:
         """Scope to value of everything known about a caller; `account` whenever anything is.
 
@@ -103,16 +125,7 @@ class View:
         known = None
         if caller.api_key is not None:
             known = await self._identity_of(caller.api_key)
-        account = (known.account if known else None) or caller.account or caller.api_key
-        if account is None and caller.ip is not None:
-            account = f"ip:{caller.ip}"
-        found = {
-            "account": account,
-            "api_key": caller.api_key,
-            "org": (known.org if known else None) or caller.org,
-            "ip": caller.ip,
-        }
-        return {scope: value for scope, value in found.items() if value is not None}
+        return _identity(caller, known)
 
     def strongest(self, identity: Mapping[str, str], caller: Caller) -> Decision | None:
         """The strongest live decision that matches the caller and covers the request."""
@@ -130,7 +143,7 @@ class View:
 
         Raises StoreUnavailable.
         """
-        key = "\x1f".join(f"{s}={v}" for s, v in identity.items())
+        key = _allow_key(identity)
         known = self._allows.get(key)
         if known is None:
             now = self._clock()
@@ -184,7 +197,9 @@ class View:
     async def _refresh(self) -> None:
         asked_at = time.monotonic()
         try:
-            mode, snapshot, changes, cursor = await asyncio.to_thread(self._read, self._cursor)
+            mode, policy, snapshot, changes, cursor = await asyncio.to_thread(
+                self._read, self._cursor
+            )
         except StoreUnavailable as error:
             self._failed_at = time.monotonic()
             self._away = True
@@ -198,12 +213,13 @@ class View:
             self._put(decision)
         self._cursor = cursor
         self._mode = mode
+        self._put_policy(policy)
         self._read_at = asked_at
         self._sweep()
 
-    def _read(self, cursor: str | None) -> tuple[RunMode, bool, list[Decision], str]:
-        """Mode, whether it is a snapshot, decisions, cursor. Runs in a thread."""
-        mode = self._store.mode()
+    def _read(self, cursor: str | None) -> tuple[RunMode, bytes | None, bool, list[Decision], str]:
+        """Mode, static limits, whether it is a snapshot, decisions, cursor. Runs in a thread."""
+        mode, policy = self._store.mode(), self._store.policy()
         snapshot = cursor is None
         decisions: list[Decision] = []
         while True:
@@ -217,7 +233,17 @@ class View:
             more = changes.more or cursor is None
             cursor = changes.cursor
             if not more:
-                return mode, snapshot, decisions, cursor
+                return mode, policy, snapshot, decisions, cursor
+
+    def _put_policy(self, text: bytes | None) -> None:
+        if text == self._static_text:
+            return
+        self._static_text = text
+        try:
+            self._static = NO_LIMITS if text is None else StaticPolicy.decode(text)
+        except BadPolicy as error:
+            # Whatever somebody wrote there by hand: what held until now goes on holding.
+            _log.warning("%s; the former ones hold on", error)
 
     def _put(self, decision: Decision) -> None:
         try:
@@ -290,16 +316,27 @@ class _Remembered(OrderedDict[str, tuple[_T, float]]):
         return (answer,)
 
 
+def _identity(caller: Caller, known: Identity | None) -> dict[str, str]:
+    account = (known.account if known else None) or caller.account or caller.api_key
+    if account is None and caller.ip is not None:
+        account = f"ip:{caller.ip}"
+    found = {
+        "account": account,
+        "api_key": caller.api_key,
+        "org": (known.org if known else None) or caller.org,
+        "ip": caller.ip,
+    }
+    return {scope: value for scope, value in found.items() if value is not None}
+
+
+def _allow_key(identity: Mapping[str, str]) -> str:
+    return "\x1f".join(f"{s}={v}" for s, v in identity.items())
+
+
 def _covers(decision: Decision, caller: Caller) -> bool:
     """Whether the request is one of those the decision applies to.
 
     What a gateway does not tell (path, model) is covered only by a decision that covers all.
     """
     applies = decision.applies_to
-    return _any(applies.endpoints, caller.path) and _any(applies.models, caller.model)
-
-
-def _any(patterns: tuple[str, ...], value: str | None) -> bool:
-    if "*" in patterns:
-        return True
-    return value is not None and any(fnmatchcase(value, pattern) for pattern in patterns)
+    return covers(applies.endpoints, caller.path) and covers(applies.models, caller.model)

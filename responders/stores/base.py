@@ -111,6 +111,12 @@ class DecisionStore(Protocol):
     def init_mode(self, mode: RunMode) -> RunMode:
         """Set the kill switch if it was never set; what it is now."""
 
+    def policy(self) -> bytes | None:
+        """The static limits as `limits.StaticPolicy.encode` made them; None when never set."""
+
+    def set_policy(self, text: bytes) -> None:
+        """Set the static limits."""
+
     def changes(self, since: str | None = None, limit: int = 10_000) -> Changes:
         """Changes after a cursor, or with None a snapshot of what is enforced.
 

@@ -42,6 +42,7 @@ class MemoryStore:
         self._sweep_at = 1024
         self._allowlist = Allowlist()
         self._identities: dict[str, Identity] = {}
+        self._policy: bytes | None = None
         self._revisions = {"allowed": 0, "identities": 0}
         self._passed: dict[str, Passed] = {}
         self._answers: dict[str, float] = {}
@@ -104,6 +105,14 @@ class MemoryStore:
         with self._lock:
             self._mode = self._mode or mode
             return self._mode
+
+    def policy(self) -> bytes | None:
+        """See DecisionStore."""
+        return self._policy
+
+    def set_policy(self, text: bytes) -> None:
+        """See DecisionStore."""
+        self._policy = text
 
     def changes(self, since: str | None = None, limit: int = 10_000) -> Changes:
         """See DecisionStore."""

@@ -115,6 +115,7 @@ class _Keys:
         self.stream = prefix + "decisions"
         self.epoch = prefix + "epoch"
         self.mode = prefix + "mode"
+        self.policy = prefix + "policy"
         self.revision_allowed = prefix + "revision:allowed"
         self.revision_identities = prefix + "revision:identities"
 
@@ -320,6 +321,14 @@ class RedisStore:
         """See DecisionStore."""
         return _mode(self._run(_init_mode(self._keys, mode))[1])
 
+    def policy(self) -> bytes | None:
+        """See DecisionStore."""
+        return cast(bytes | None, self._run([("GET", self._keys.policy)])[0])
+
+    def set_policy(self, text: bytes) -> None:
+        """See DecisionStore."""
+        self._run([("SET", self._keys.policy, text)])
+
     def changes(self, since: str | None = None, limit: int = 10_000) -> Changes:
         """See DecisionStore."""
         if since is None:
@@ -461,6 +470,10 @@ class AsyncRedisStore:
     async def init_mode(self, mode: RunMode) -> RunMode:
         """See DecisionStore."""
         return _mode((await self._run(_init_mode(self._keys, mode)))[1])
+
+    async def set_policy(self, text: bytes) -> None:
+        """See DecisionStore."""
+        await self._run([("SET", self._keys.policy, text)])
 
     async def rebuild(self, decisions: Sequence[Decision]) -> None:
         """See DecisionStore. What stays enforced is enforced throughout."""

@@ -250,6 +250,16 @@ class SqliteStore:
             now: RunMode = msgspec.convert(row[0], RunMode)
             return now
 
+    def policy(self) -> bytes | None:
+        """See DecisionStore."""
+        rows = self._read("SELECT value FROM responders WHERE name = 'policy'")
+        return rows[0][0].encode() if rows else None
+
+    def set_policy(self, text: bytes) -> None:
+        """See DecisionStore."""
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO responders VALUES ('policy', ?)", (text.decode(),))
+
     def changes(self, since: str | None = None, limit: int = 10_000) -> Changes:
         """See DecisionStore."""
         with self._reading() as db:

@@ -215,6 +215,13 @@ def test_the_kill_switch_is_shadow_until_set_and_set_once_at_start(store: Decisi
     assert store.mode() == "off"
 
 
+def test_the_static_limits_are_kept_as_they_are(store: DecisionStore) -> None:
+    assert store.policy() is None
+    store.set_policy(b'{"format":1}')
+    store.set_policy(b'{"format":1,"limits":[]}')
+    assert store.policy() == b'{"format":1,"limits":[]}'
+
+
 def test_allowlist_entries_match_by_scope_until_they_end(store: DecisionStore) -> None:
     store.allow(AllowEntry(scope="account", value="acct-1", reason="tester", expires_at=NOW + 60))
     store.allow(AllowEntry(scope="org", value="org-1", reason="partner", by="ann"))
