@@ -25,7 +25,9 @@ from responders.decisions import Decision, is_enforcement
 from responders.feedback import RunMode
 from responders.gateways.answer import Answers
 from responders.gateways.caller import Caller
+from responders.gateways.challenge import ChallengeDesk
 from responders.gateways.view import View
+from responders.metrics import Metrics
 from responders.settings import PolicySettings
 from responders.stores.memory import MemoryStore
 
@@ -106,7 +108,8 @@ class Api:
         self._limiter = _Buckets()
         api = self._settings.api
         view = _LogTimeView(self._store, api, self._now)
-        self._answers = Answers(view, self._limiter, api, self._now)
+        desk = ChallengeDesk(self._store, view, self._limiter, api, Metrics(), self._now)
+        self._answers = Answers(view, self._limiter, api, self._now, desk)
         self._store.rebuild(decisions)
         self._to_come: list[tuple[float, int, Decision]] = []
         self._log = _Log()
