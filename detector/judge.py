@@ -35,7 +35,7 @@ from responders.feedback import Feedback, SetBaseline, with_tick
 from responders.policy import Policy
 from responders.verdict import Verdict
 
-__all__ = ["AccountSummary", "Judge", "Judgement", "Models", "versions_in"]
+__all__ = ["AccountSummary", "Judge", "Judged", "Judgement", "Models", "versions_in"]
 
 _VERSION: Final = 2
 _POPULATION: Final = 1  # version of a baseline's populations
@@ -87,6 +87,14 @@ class Models:
         return self.text.name
 
 
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """One verdict, the tick's end at which it was, and what each rung asked for then (or None)."""
+
+    at: float
+    limits: tuple[float, ...] | None
+    verdict: Verdict
+
+
 @dataclass(slots=True)
 class Judgement:
     """What the ticks judged by one call brought, in order."""
@@ -94,12 +102,14 @@ class Judgement:
     decisions: list[Decision] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
     campaigns: list[Change] = field(default_factory=list)
+    verdicts: list[Judged] = field(default_factory=list)
 
     def extend(self, other: Judgement) -> None:
         """Append a later one."""
         self.decisions += other.decisions
         self.alerts += other.alerts
         self.campaigns += other.campaigns
+        self.verdicts += other.verdicts
 
 
 class AccountSummary(msgspec.Struct):
@@ -437,9 +447,13 @@ class Judge:
         judgement.campaigns += self.campaigns.advance(now)
         limits = self._limits() if touched else None
         verdicts = []
+        asked = None if limits is None else tuple(limits)
         for account, identity in self._due(touched, limits):
             verdict = self._verdict(account, identity)
-            if verdict is not None and self.policy.would_issue(verdict, now, limits):
+            if verdict is None:
+                continue
+            judgement.verdicts.append(Judged(at=now, limits=asked, verdict=verdict))
+            if self.policy.would_issue(verdict, now, limits):
                 verdicts.append(self._explained(verdict))
         judgement.decisions += self.policy.decide(
             verdicts,

@@ -21,6 +21,7 @@ _MODULES: Final = (
     "ship",
     "topics",
     "operate",
+    "policy",
     "keys",
     "prove",
     "trace",

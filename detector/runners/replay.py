@@ -88,9 +88,11 @@ def replay(
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as files:
         decisions = _Lines(files.enter_context((out / "decisions.jsonl").open("wb")))
+        verdicts = _Lines(files.enter_context((out / "verdicts.jsonl").open("wb")))
         letters = _Lines(files.enter_context((out / "dead-letters.jsonl").open("wb")))
 
         def take(judgement: Judgement) -> None:
+            verdicts.write(judgement.verdicts)
             if judgement.decisions:
                 outcomes.add(judgement.decisions)
                 decisions.write(judgement.decisions)
