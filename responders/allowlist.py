@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from responders.decisions import SCOPES, Scope
 
-__all__ = ["AllowEntry", "Allowlist", "BadEntry", "canonical_value", "networks_of"]
+__all__ = [
+    "AllowEntry",
+    "Allowlist",
+    "BadEntry",
+    "Covered",
+    "canonical_value",
+    "covering",
+    "networks_of",
+]
 
 _MAX_BYTES: Final = 256
 
@@ -31,6 +39,15 @@ class AllowEntry(msgspec.Struct, frozen=True, kw_only=True):
     def live(self, now: float) -> bool:
         """Whether it still holds at `now`."""
         return self.expires_at is None or self.expires_at > now
+
+
+class Covered(msgspec.Struct, frozen=True, kw_only=True):
+    """That an entry covers a value: as what scope the value was taken, and why."""
+
+    scope: Scope
+    value: str
+    why: str
+    entry: AllowEntry
 
 
 class Allowlist:
@@ -84,6 +101,50 @@ class Allowlist:
         for entry in msgspec.convert(exported, list[AllowEntry]):
             allowlist.add(entry)
         return allowlist
+
+
+def covering(
+    entries: Iterable[AllowEntry],
+    scope: Scope,
+    value: str,
+    owners: Iterable[tuple[str, str | None, str | None]] = (),
+) -> list[Covered]:
+    """Every entry that covers a canonical (scope, value), and why; in the order of the entries.
+
+    `owners` are known keys, as `sha256:<hex>` with their account and org: a key is covered by its
+    account's and org's entries too, an account by its org's, and for one key by that key's.
+    """
+    known = [(key, account, org) for key, account, org in owners if account or org]
+    found = []
+    for entry in entries:
+        why = _why(entry, scope, value)
+        if why is None and scope == "api_key":
+            for key, account, org in known:
+                owner = {"account": account, "org": org}.get(entry.scope)
+                if key == value and owner == entry.value:
+                    why = f"the key belongs to {entry.scope} {entry.value}"
+        if why is None and scope == "account" and entry.scope in ("org", "api_key"):
+            own = [(key, org) for key, account, org in known if account == value]
+            hit = [(key, org) for key, org in own if entry.value in (key, org)]
+            if hit and entry.scope == "org":
+                which = "" if len(hit) == len(own) else f" for {len(hit)} of its {len(own)} keys"
+                why = f"the account belongs to org {entry.value}{which}"
+            elif hit:
+                why = f"by this one of its {len(own)} known keys only"
+        if why is not None:
+            found.append(Covered(scope=scope, value=value, why=why, entry=entry))
+    return found
+
+
+def _why(entry: AllowEntry, scope: str, value: str) -> str | None:
+    """Why an entry covers the value by itself, or None."""
+    if (entry.scope, entry.value) == (scope, value):
+        return "it is the entry's own"
+    if entry.scope == "cidr" and scope in ("ip", "cidr"):
+        inner, outer = ipaddress.ip_network(value), ipaddress.ip_network(entry.value)
+        if inner.version == outer.version and inner.subnet_of(outer):  # type: ignore[arg-type]
+            return "the address is in the network" if scope == "ip" else "it is in the network"
+    return None
 
 
 def canonical_value(scope: str, value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -312,27 +313,69 @@ def list_allowed(
 
 @_allow.command(
     epilog=examples(
-        "velvetrope allow check acct-1", "velvetrope allow check 203.0.113.9 --scope ip"
+        "velvetrope allow check acct-1",
+        "velvetrope allow check 203.0.113.9 --json",
+        "velvetrope allow check org-7 --scope org",
     )
 )
 def check(
     value: str,
-    scope: ScopeOption = "account",
+    scope: Annotated[
+        str | None,
+        typer.Option("--scope", metavar="SCOPE", help="What VALUE is; else whatever it may be."),
+    ] = None,
     state: StateOption = None,
     redis: RedisOption = None,
     kafka: KafkaOption = None,
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Say whether somebody is allowed, and by which entry; exit code 1 when not."""
-    value = _canonical(scope, value)
+    """Say which entries cover an account, key (sha256:…), address, network or org, and why.
+
+    Exit code 1 when none does.
+    """
+    from responders.allowlist import BadEntry, canonical_value, covering
+    from responders.decisions import SCOPES
+
+    taken_as = []
+    if scope is not None:
+        taken_as.append((_scope(scope), _canonical(scope, value)))
+    else:
+        for one in SCOPES:
+            with contextlib.suppress(BadEntry):
+                taken_as.append((one, canonical_value(one, value)))
     with deployment(config, state, redis, kafka) as running:
-        entry = running.store.allows({scope: value}, time.time())
-    if entry is None:
-        fail(f"no entry allows {scope} {value}")
-    until = "for good" if entry.expires_at is None else f"until {moment(entry.expires_at)}"
-    typer.echo(
-        f"{scope} {value} is allowed by {entry.scope} {entry.value}, {until}: {entry.reason}"
-    )
+        entries = running.store.allowed(time.time())
+        owners = [
+            (f"sha256:{key}", identity.account, identity.org)
+            for key, identity in running.store.identities().items()
+        ]
+    # A lone address is a network of one too: the same entry would be named twice.
+    found = [
+        covered
+        for as_scope, as_value in taken_as
+        if not (as_scope == "cidr" and "ip" in dict(taken_as))
+        for covered in covering(entries, as_scope, as_value, owners)
+    ]
+    if as_json:
+        for covered in found:
+            _write_json(covered)
+    if not found:
+        names = scope or " or ".join(dict(taken_as))
+        fail(f"no entry covers {value} as {names}")
+    if as_json:
+        return
+    for covered in found:
+        entry = covered.entry
+        until = "for good" if entry.expires_at is None else f"until {moment(entry.expires_at)}"
+        by = f" by {entry.by}" if entry.by else ""
+        reason = f": {entry.reason}" if entry.reason else ""
+        typer.echo(
+            plain(
+                f"{covered.scope} {covered.value} is covered by {entry.scope} {entry.value} "
+                f"({covered.why}), {until}{by}{reason}"
+            )
+        )
 
 
 @_mode.command("show", epilog=examples("velvetrope mode show"))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from detector.cli.explaining import moment
 from detector.cli.options import (
     USAGE,
     ConfigOption,
@@ -53,7 +52,7 @@ def _group() -> None:
 )
 def try_out(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Settings (TOML): its [policy] is tried out.")
+        Path, typer.Argument(metavar="FILE", help="Settings (TOML): its policy table is tried out.")
     ],
     logs: Annotated[
         list[Path] | None, typer.Argument(metavar="LOG…", help="Logs, in order; gzip works.")
@@ -160,7 +159,7 @@ def _print(compared: Compared, everybody: bool) -> None:
         return
     typer.echo("")
     print_table(
-        ("account", "campaign", "harvests", "requests", "current", "new", "since", "from", "to"),
+        ("account", "campaign", "harvests", "requests", "current", "new", "from", "to"),
         [
             (
                 one.account,
@@ -169,7 +168,6 @@ def _print(compared: Compared, everybody: bool) -> None:
                 f"{one.requests:,}",
                 one.current,
                 one.new,
-                "" if one.new_at is None else moment(one.new_at),
                 f"{one.current_after:,}",
                 f"{one.new_after:,}",
             )

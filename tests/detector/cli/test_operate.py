@@ -16,6 +16,7 @@ from detector.cli import build
 from detector.runners.ledger import Ledger
 from responders.decisions import Decision, Evidence, Reason, Signal, Tie
 from responders.feedback import Allow, Clear, Feedback, SetBaseline, SetMode
+from responders.stores.base import Identity
 from responders.stores.lock import StateLock
 from responders.stores.sqlite import SqliteStore
 
@@ -257,11 +258,30 @@ def test_allow_check_and_list_and_remove(run: Run, state: Path) -> None:
     store.close()
     result = run("allow", "check", "203.0.113.9", "--scope", "ip")
     assert result.exit_code == 0
-    assert "203.0.113.0/24, for good: monitors" in result.stdout
+    assert result.stdout == (
+        "ip 203.0.113.9 is covered by cidr 203.0.113.0/24 (the address is in the network), "
+        "for good by ana: monitors\n"
+    )
     assert json.loads(run("allow", "list", "--json").stdout)["by"] == "ana"
     assert run("allow", "remove", "nobody").exit_code == 1
     assert run("allow", "remove", "203.0.113.0/24", "--scope", "cidr").exit_code == 0
     assert len(left(state)) == 1
+
+
+def test_allow_check_takes_a_value_for_whatever_it_may_be(run: Run, state: Path) -> None:
+    from responders.allowlist import AllowEntry
+
+    store = SqliteStore(state)
+    store.allow(AllowEntry(scope="org", value="org-7", reason="partner", by="ana"))
+    store.set_identity("ab" * 32, Identity(account="acct-7", org="org-7"))
+    store.close()
+    assert "org org-7 is covered by org org-7" in run("allow", "check", "org-7").stdout
+    for name in ("acct-7", "sha256:" + "ab" * 32):
+        (covered,) = map(json.loads, run("allow", "check", name, "--json").stdout.splitlines())
+        assert (covered["entry"]["value"], covered["entry"]["by"]) == ("org-7", "ana")
+    nobody = run("allow", "check", "acct-8")
+    assert nobody.exit_code == 1
+    assert nobody.stderr == "velvetrope: no entry covers acct-8 as account or api_key or org\n"
 
 
 @pytest.mark.parametrize("mode", ["enforce", "shadow", "off"])
