@@ -189,7 +189,9 @@ def test_over_a_read_only_replica_all_but_throttles_hold() -> None:
             _until(lambda: client.info("replication")["master_link_status"] == "up")
         with serving(replica.url) as api:
             api.seconds(403, within_s=5)
-            assert api.status(X_Account="acct-2") == 503
+            assert (
+                api.status(X_Account="acct-2") == 200
+            )  # without its limiter a throttle fails open
             assert api.status(X_Account="acct-9") == 200
             assert api.status() == 403
 
