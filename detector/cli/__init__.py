@@ -25,6 +25,7 @@ _MODULES: Final = (
     "keys",
     "prove",
     "trace",
+    "profile",
     "baseline",
     "sample",
 )
