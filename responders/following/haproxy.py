@@ -55,9 +55,9 @@ MAPS: Final = (
 )
 _FOREVER: Final = 9_999_999_999
 _WRITE_EVERY_S: Final = 2.0
-# HAProxy looks a key up by walking the map for `set map` and `del map`: more changes than these at
-# once are cheaper as a whole map.
-_CHANGES: Final = 300
+# HAProxy walks the map for each `set map` and `del map`: of 100,000 entries 20 ms, where the whole
+# map takes 0.9 s. More of them at once than these are cheaper as a whole map; `add map` is not.
+_CHANGES: Final = 40
 _STATUS: Final = {"throttle": 429, "challenge": 401, "block": 403}
 _MAX_MS: Final = 2**31 - 1
 
@@ -282,9 +282,6 @@ class _Map:
         """Tell HAProxy what changed since the last push."""
         if not self._changed:
             return
-        if len(self._changed) > _CHANGES:
-            self.push_whole(runtime)
-            return
         added: dict[str, str] = {}
         changed: dict[str, str] = {}
         gone: list[str] = []
@@ -297,6 +294,9 @@ class _Map:
                 added[key] = value
             elif was != value:
                 changed[key] = value
+        if len(changed) + len(gone) > _CHANGES:
+            self.push_whole(runtime)
+            return
         runtime.change(self.file, added=added, changed=changed, gone=gone)
         for key in gone:
             del self._there[key]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -24,7 +27,7 @@ from responders.gateways.caller import key_scope
 from responders.settings import RedisSettings
 from responders.stores.base import Identity
 from responders.stores.redis import RedisStore
-from tests.deploy.battery import Door, Person
+from tests.deploy.battery import SECRET, Door, Person, verdict_api
 from tests.deploy.gateway import CHAT, Model, served
 from tests.real_haproxy import HaproxyServer, haproxy
 from tests.real_redis import RedisServer, redis_server
@@ -368,6 +371,39 @@ def test_a_restarted_follower_goes_on(store: RedisStore, model_port: int) -> Non
         gate.decide(action="clear", level=0)
         with following(store, server):
             gate.until(200)
+
+
+def test_the_program_follows_a_verdict_api_until_it_is_told_to_stop(
+    redis_running: RedisServer, model_port: int
+) -> None:
+    with (
+        verdict_api(redis_running) as api,
+        haproxy(model_port) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client,
+    ):
+        command = [sys.executable, "-c", "from detector.cli import main; main()"]
+        command += ["follow", "haproxy", "--api", f"http://127.0.0.1:{api.port}"]
+        command += ["--maps", str(server.maps), "--socket", str(server.socket)]
+        secret = {**os.environ, "VELVETROPE_API__SECRET": SECRET}
+        ada = api.person()
+        api.decide(ada, "block")
+        with subprocess.Popen(command, env=secret) as process:
+            wait_for(lambda: Door(client).post(ada).status_code == 403, "never 403", within_s=30)
+            api.decide(ada, "clear", level=0)
+            wait_for(lambda: Door(client).post(ada).status_code == 200, "never 200")
+            process.terminate()
+            assert process.wait(10) == 0
+
+
+def test_a_wave_of_changes_is_pushed_as_a_whole(gate: Gate) -> None:
+    names = [f"acct-{i}" for i in range(200)]
+    for name in names:
+        gate.store.set_identity(str(key_scope(name.encode())), Identity(account=name))
+    for action, status in (("block", 403), ("challenge", 401)):
+        for name in names:
+            gate.decide(value=name, action=action)
+        gate.until(status, names[-1])
+        assert {gate.post(name).status_code for name in names} == {status}
 
 
 @pytest.mark.parametrize(("setting", "expected"), [("open", 200), ("closed", 503)])

@@ -393,3 +393,27 @@ def test_a_password_from_a_file_is_used(model_port: int, tmp_path: Any) -> None:
         ) as gateway:
             answer = gateway.post("key-of-ada")
     assert answer.json()["x-velvetrope-account"] == "acct-ada"
+
+
+def test_the_gateways_user_of_the_acl_is_enough(model_port: int, tmp_path: Any) -> None:
+    acl = (DEPLOY.parent / "redis.acl").read_text()
+    acl = acl.replace("user default off", "user default on nopass ~* &* +@all")
+    file, password = tmp_path / "redis.acl", tmp_path / "password"
+    file.write_text(acl.replace("resetpass", "resetpass >s3cret"))
+    password.write_text("s3cret")
+    with redis_server("--aclfile", str(file)) as server:
+        store = stocked(RedisStore(RedisSettings(url=server.url)))
+        with lua_gateway(
+            server.url,
+            model_port,
+            prefix="velvetrope:",
+            when_away="closed",
+            redis_username="velvetrope-gateway",
+            redis_password_file=str(password),
+        ) as gateway:
+            gate = Gate(gateway, store)
+            gate.decide(**throttled(rate_per_min=0.01, burst=2))
+            gate.until(429)
+            gate.decide(action="challenge")
+            gate.until(401)
+            assert gate.post("key-of-bea").status_code == 200
