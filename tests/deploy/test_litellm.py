@@ -6,6 +6,7 @@ LiteLLM has an environment of its own, which tests/setup.sh makes.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import httpx
 import pytest
 from velvetrope_client.canary import Closings
 from velvetrope_client.keys import Keyring
+from velvetrope_client.proof import solve
 
 from detector.events import Event
 from detector.formats import get
@@ -220,12 +222,15 @@ def proxy(model_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     config = folder / "velvetrope.toml"
     (folder / "keys.json").write_text(Keyring.new("k").dump())
     (folder / "poison.toml").write_text(POISON)
+    port = free_port()
     config.write_text(
         f'[api]\nsecret = "{SECRET}"\npoison = "{folder / "poison.toml"}"\n'
+        f'[api.challenge]\nkeys = "{folder / "keys.json"}"\ntries = 5\n'
+        f'place = "http://localhost:{port}/challenge"\n'
         '[policy]\nmode = "enforce"\n'
     )
     state = folder / "velvetrope.db"
-    arguments = ("serve", "--port", "0", "--state", str(state), "--config", str(config))
+    arguments = ("serve", "--port", str(port), "--state", str(state), "--config", str(config))
     with command(folder, "serve", *arguments) as serve:
         api_port = int(serve.says(r"answers at http://127\.0\.0\.1:(\d+)")[1])
         posts = Posts(api_port)
@@ -262,6 +267,17 @@ def test_a_blocked_account_gets_400_and_its_requests_are_not_served(proxy: Proxy
     assert "abnormal request pattern" in refused.text
     before = [event for event in proxy.posts.events("bob", 1) if not event.served]
     assert all(event.status == 400 for event in before)
+
+
+def test_a_challenged_account_finds_in_its_400_where_to_answer(proxy: Proxy) -> None:
+    proxy.decide("dora", "challenge")
+    told = proxy.refused("dora").text
+    named = re.search(r"http://localhost:\d+/challenge\?ticket=[\w.%-]+", told)
+    assert named is not None, told
+    place = named[0]
+    answer = solve(httpx.get(place).json())
+    assert httpx.post(place, json={"answer": answer}).status_code == 200
+    assert proxy.ask("dora").status_code == 200
 
 
 def test_no_header_of_a_client_changes_its_verdict(proxy: Proxy) -> None:

@@ -381,15 +381,19 @@ async def test_a_key_with_an_identity_answers_for_its_account_alone(
     assert (await submit(api, answer, Authorization="Bearer secret")).status_code == 403
 
 
-async def test_off_loopback_only_a_gateway_with_the_secret_may_ask(
+async def test_without_the_secret_headers_name_nobody_and_tokens_count(
     store: DecisionStore, make_api: Callable[..., httpx.AsyncClient]
 ) -> None:
     api = make_api({"proof": True}, secret="s3cret")
     store.apply([challenged()])
-    assert (await api.get("/challenge", headers=ACCOUNT)).status_code == 503
-    assert (await submit(api, "x")).status_code == 503
-    headers = ACCOUNT | {"X-Velvetrope-Secret": "s3cret"}
-    assert (await api.get("/challenge", headers=headers)).status_code == 200
+    secret = {"X-Velvetrope-Secret": "s3cret"}
+    assert (await api.get("/challenge", headers=ACCOUNT | secret)).status_code == 200
+    assert (await api.get("/challenge", headers=ACCOUNT)).status_code == 404
+    place = (await refused(api, **secret))["challenge"]
+    answer = solve((await api.get(place)).json())
+    forged = {"X-Account": "acct-2"}
+    assert (await submit(api, answer, **forged)).status_code == 200
+    assert await status(api, **secret) == 200
 
 
 async def test_the_kill_switch_asks_nothing_of_anyone(
