@@ -272,26 +272,25 @@ def _power(console: Console, victim: TableVictim, sizes: Sequence[int], seeds: i
                 console.print(_line(n, seed, 0, *"----"), highlight=False)
 
 
-def _tuned(console: Console, victim: TableVictim, n: int, epochs: Sequence[int]) -> None:
-    """Go on training the network on rows that were never asked, with their true labels."""
-    theft = steal(victim, _key(0), np.random.default_rng(1), n)
-    model = clone(theft)
-    scaler, network = model[0], model[-1]
-    clean = victim.ordinary(np.random.default_rng(2), n, "customers").features
-    labels = victim.answers(clean)[0]
+def _tuned(console: Console, victim: TableVictim, n: int, clean_rows: Sequence[int]) -> None:
+    """Go on training the network on rows that were never asked, with the victim's own labels."""
     _head(
         console,
-        f"Fine-tuned on {n} clean answers of {victim.name}",
-        *("epochs", "marks", "learned", "controls off", "agreement", "p"),
+        f"Networks of {n} answers of {victim.name}, trained on with clean answers",
+        *("clean answers", "epochs", "marks", "learned", "controls off", "agreement", "p"),
     )
-    done = 0
-    order = np.random.default_rng(3)
-    for until in epochs:
-        for _ in range(until - done):
-            rows = order.permutation(len(clean))
-            network.partial_fit(scaler.transform(clean[rows]), labels[rows])
-        done = until
-        console.print(_row(theft, model, until), highlight=False)
+    theft = steal(victim, _key(0), np.random.default_rng(1), n)
+    for rows in clean_rows:
+        model = clone(theft)
+        scaler, network = model[0], model[-1]
+        clean = victim.ordinary(np.random.default_rng(2), rows, "customers").features
+        labels = victim.answers(clean)[0]
+        order = np.random.default_rng(3)
+        for epoch in range(1, 101):
+            shuffled = order.permutation(rows)
+            network.partial_fit(scaler.transform(clean[shuffled]), labels[shuffled])
+            if epoch in (1, 5, 20, 100):
+                console.print(_row(theft, model, rows, epoch), highlight=False)
 
 
 def _counter(console: Console, victim: TableVictim, n: int) -> None:
@@ -360,7 +359,7 @@ def main() -> None:
             _clones(console, victim, n, 99 if quick else 999)
         first = copied[0]
         _power(console, first, (1_000, 2_000) if quick else (1_000, 2_500, 5_000, 10_000), 2)
-        _tuned(console, first, n, (0, 1, 10) if quick else (0, 1, 5, 20, 100))
+        _tuned(console, first, n, (500,) if quick else (200, 1_000, 5_000))
         _counter(console, first, n)
         _innocents(console, first, n, count, progress, task)
 

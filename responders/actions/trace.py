@@ -1,10 +1,10 @@
 """Whose answers are in a corpus? Reads closing remarks back, and names accounts with a p-value.
 
 **The null hypothesis**, for one account: the corpus does not depend on its tag. A remark read under
-a key gives a nonce and a tag of 30 bits; masks are the key's, a new one for each nonce, so each of
-the M different remarks in the corpus has the account's tag with probability 2^-30, and remarks of
+a key gives a nonce and a tag of 35 bits; masks are the key's, a new one for each nonce, so each of
+the M different remarks in the corpus has the account's tag with probability 2^-35, and remarks of
 different nonces do so independently. K of them, of different nonces, then have at most the
-probability (M / 2^30)^K / K! (the expected number of such sets of K). Nothing is assumed of the
+probability (M / 2^35)^K / K! (the expected number of such sets of K). Nothing is assumed of the
 text: a corpus may be full of polite sentences. Copies of one remark count once, so that a document
 that is in the corpus a thousand times is one piece of evidence.
 """
@@ -24,6 +24,8 @@ from velvetrope_client.keys import Keyring
 __all__ = ["Found", "Remarks", "name", "p_value"]
 
 _ESCAPE: Final = re.compile(rb"\\+(?:u00([2-7][0-9a-fA-F])|([\"'/])|[nrtbf])")
+_SPACES: Final = bytes.maketrans(b"\n\r\t\v\f", b"     ")
+_RUN: Final = re.compile(rb"  +")
 _ROOM: Final = 200  # bytes that a remark may have in spaces beyond its own
 
 
@@ -82,9 +84,8 @@ class Remarks:
         """Count the remarks that begin before `cut`."""
         if not cut:
             return
-        if b"\\" in block:
-            before = _unescaped(block[:cut])
-            block, cut = before + _unescaped(block[cut:]), len(before)
+        before = _plain(block[:cut])
+        block, cut = _plain(block), len(before)
         lower = block.lower()
         for opening in self._openings:
             end = cut + len(opening) - 1
@@ -131,14 +132,18 @@ def name(
 def p_value(matching: int, remarks: int) -> float:
     """At most this likely: `matching` of `remarks` different ones have one account's tag by chance.
 
-    >>> p_value(1, 1) == 2.0**-30
+    >>> p_value(1, 1) == 2.0**-35
     True
     """
     return min(1.0, (remarks / 2.0**TAG_BITS) ** matching / math.factorial(min(matching, 170)))
 
 
-def _unescaped(block: bytes) -> bytes:
-    return _ESCAPE.sub(_character, block)
+def _plain(block: bytes) -> bytes:
+    """Without escapes, every run of white space one space."""
+    if b"\\" in block:
+        block = _ESCAPE.sub(_character, block)
+    block = block.translate(_SPACES)
+    return _RUN.sub(b" ", block) if b"  " in block else block
 
 
 def _character(escape: re.Match[bytes]) -> bytes:

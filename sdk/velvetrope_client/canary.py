@@ -1,11 +1,11 @@
 """Canaries: a harmless closing remark that says whose answer it was, to a holder of the key alone.
 
 A remark is two sentences written from a list of slots with interchangeable wordings. Its choices
-spell a number of two parts: a nonce, taken from the answer, and the account's tag (30 bits of an
+spell a number of two parts: a nonce, taken from the answer, and the account's tag (35 bits of an
 HMAC of its name), masked by an HMAC of the nonce. So an account's remarks differ from answer to
 answer, nothing is kept of what was given out, and a remark found in a corpus is read back without
 trying accounts. In a text that knows nothing of the key it names any one account with probability
-2^-30, whatever the text says.
+2^-35, whatever the text says.
 
 Only English prose gets one: never code, JSON, lists, tables, short answers or answers cut short.
 """
@@ -24,12 +24,16 @@ from velvetrope_client.keys import Key
 __all__ = ["SHARE", "TAG_BITS", "BadClosings", "Canaries", "CanaryStream", "Closings", "tag"]
 
 SHARE: Final = 0.25  # share of prose answers that get a remark
-TAG_BITS: Final = 30
+TAG_BITS: Final = 35
 _LONGEST_TEXT: Final = 1 << 20  # characters of a stream that are kept to judge it
 _FEWEST_WORDS: Final = 40
-_MOST_NONCE_BITS: Final = 16
-_FEWEST_NONCE_BITS: Final = 4
+# 8 remarks an account: few enough that a model which learned them says one word for word, and
+# enough that the same sentences are in no more than one answer of 32.
+_NONCE_BITS: Final = 3
 _GOLDEN: Final = 0x9E3779B97F4A7C15  # multiples of it spread over any power of two
+
+_PUNCTUATION: Final = ".,;:!?"
+_NO_PUNCTUATION: Final = str.maketrans("", "", _PUNCTUATION)
 
 # Any wording of a slot must go with any of every other. 2^38 remarks.
 _SHIPPED: Final = (
@@ -85,14 +89,14 @@ class BadClosings(ValueError):
 class Closings:
     """The wordings of a closing remark: a list of slots, each a list of alternatives.
 
-    Parts are written one after another as they are, spaces included. Reading is blind to case and
-    to how many spaces there are.
+    Parts are written one after another as they are, spaces included. Reading is blind to case,
+    punctuation and how many spaces there are.
     """
 
-    __slots__ = ("_limit", "_numbers", "nonce_bits", "pattern", "slots")
+    __slots__ = ("_limit", "_numbers", "pattern", "slots")
 
     def __init__(self, slots: Sequence[Sequence[str]]) -> None:
-        """BadClosings when there are under 2^34 remarks, or two would read alike."""
+        """BadClosings when there are under 2^38 remarks, or two would read alike."""
         self.slots = tuple(
             tuple(part if index else part.lstrip() for part in slot)
             for index, slot in enumerate(slots)
@@ -104,10 +108,9 @@ class Closings:
                 raise BadClosings(f"slot {index}: wordings are ASCII text")
         remarks = math.prod(len(slot) for slot in self.slots) if self.slots else 0
         bits = max(remarks, 1).bit_length() - 1
-        if bits < TAG_BITS + _FEWEST_NONCE_BITS:
-            raise BadClosings(f"2^{bits} remarks: at least 2^{TAG_BITS + _FEWEST_NONCE_BITS}")
-        self.nonce_bits = min(bits - TAG_BITS, _MOST_NONCE_BITS)
-        self._limit = 1 << (TAG_BITS + self.nonce_bits)
+        if bits < TAG_BITS + _NONCE_BITS:
+            raise BadClosings(f"2^{bits} remarks: at least 2^{TAG_BITS + _NONCE_BITS}")
+        self._limit = 1 << (TAG_BITS + _NONCE_BITS)
         self._numbers = tuple(
             {_folded(part): number for number, part in enumerate(slot)} for slot in self.slots
         )
@@ -145,7 +148,7 @@ class Closings:
         return tuple(part.lower().encode() for part in self.slots[0])
 
     def write(self, key: Key, account: str, nonce: int) -> str:
-        """The remark of an account with that nonce (`nonce_bits` bits)."""
+        """The remark of an account with that nonce (0 to 7)."""
         return self._spell((nonce << TAG_BITS) | (tag(key, account) ^ _mask(key, nonce)))
 
     def number(self, remark: re.Match[bytes]) -> int | None:
@@ -200,7 +203,7 @@ class Canaries:
         drawn = self._key.derive("canary draw", account, text.strip())
         if int.from_bytes(drawn[:8], "big") / 2.0**64 >= self._share:
             return ""
-        nonce = int.from_bytes(drawn[8:16], "big") >> (64 - self._closings.nonce_bits)
+        nonce = int.from_bytes(drawn[8:16], "big") >> (64 - _NONCE_BITS)
         between = "" if text[-1].isspace() else ("\n\n" if "\n\n" in text else " ")
         return between + self._closings.write(self._key, account, nonce)
 
@@ -241,7 +244,7 @@ class CanaryStream:
 
 
 def tag(key: Key, account: str) -> int:
-    """An account's tag under a key: 30 bits."""
+    """An account's tag under a key: 35 bits."""
     return int.from_bytes(key.derive("canary tag", account)[:8], "big") >> (64 - TAG_BITS)
 
 
@@ -250,13 +253,20 @@ def _mask(key: Key, nonce: int) -> int:
 
 
 def _folded(part: str) -> str:
-    return " ".join(part.lower().split())
+    return " ".join(part.lower().translate(_NO_PUNCTUATION).split())
 
 
 def _group(slot: tuple[str, ...]) -> str:
     # The longest first: "I hope that" before "I hope".
     parts = sorted(slot, key=len, reverse=True)
-    return "(" + "|".join(r"\s+".join(map(re.escape, part.split(" "))) for part in parts) + ")"
+    return "(" + "|".join("".join(map(_character, part)) for part in parts) + ")"
+
+
+def _character(character: str) -> str:
+    if character == " ":
+        return r"\s+"
+    escaped = re.escape(character)
+    return f"{escaped}?" if character in _PUNCTUATION else escaped
 
 
 _NOT_PROSE_LINE: Final = re.compile(r"\s*(?:[-*+#>|`]|\d+[.)]|[A-Za-z][.)]\s)|\t| {4}")

@@ -22,7 +22,7 @@ PROSE = (
 )
 
 
-@given(st.integers(0, 2**CLOSINGS.nonce_bits - 1), st.text())
+@given(st.integers(0, 7), st.text())
 def test_a_remark_reads_back_as_its_nonce_and_tag(nonce: int, account: str) -> None:
     found = CLOSINGS.pattern.fullmatch(CLOSINGS.write(KEY, account, nonce).encode())
     assert found is not None
@@ -45,10 +45,10 @@ def test_another_key_reads_another_tag() -> None:
     assert CLOSINGS.read(other, CLOSINGS.number(found) or 0) != (3, tag(other, "acct-1"))
 
 
-def test_tags_have_thirty_bits_and_spread() -> None:
+def test_tags_have_thirty_five_bits_and_spread() -> None:
     tags = {tag(KEY, f"acct-{n}") for n in range(1_000)}
     assert len(tags) == 1_000
-    assert 2**29 < max(tags) < 2**TAG_BITS
+    assert 2**34 < max(tags) < 2**TAG_BITS
 
 
 def test_the_same_answer_gets_the_same_remark() -> None:
@@ -56,8 +56,8 @@ def test_the_same_answer_gets_the_same_remark() -> None:
 
 
 def test_remarks_differ_between_answers() -> None:
-    remarks = {ALWAYS.closing("acct-1", f"{PROSE} Case {n}.") for n in range(50)}
-    assert len(remarks) > 35  # of 256; 45.6 expected
+    remarks = {ALWAYS.closing("acct-1", f"{PROSE} Case {n}.") for n in range(100)}
+    assert len(remarks) == 8
 
 
 def test_remarks_differ_between_accounts() -> None:
@@ -132,10 +132,9 @@ def test_a_share_outside_its_bounds_is_refused(share: float) -> None:
 
 
 def test_an_operators_own_wordings_are_read(tmp_path: Path) -> None:
-    slots = [[f" w{slot}x{n}" for n in range(16)] for slot in range(9)]
+    slots = [[f" w{slot}x{n}" for n in range(16)] for slot in range(10)]
     (tmp_path / "closings.json").write_text(json.dumps({"format": 1, "slots": slots}))
     closings = Closings.load(tmp_path / "closings.json")
-    assert closings.nonce_bits == 6  # 36 bits less 30
     found = closings.pattern.fullmatch(closings.write(KEY, "acct-1", 5).encode())
     assert found is not None
     assert closings.read(KEY, closings.number(found) or 0) == (5, tag(KEY, "acct-1"))
@@ -147,7 +146,7 @@ def test_an_operators_own_wordings_are_read(tmp_path: Path) -> None:
         ("", "not JSON"),
         ("[]", "expected"),
         ('{"format": 1, "slots": [1]}', "expected"),
-        (json.dumps({"format": 1, "slots": [["a", "b"]]}), r"2\^1 remarks: at least 2\^34"),
+        (json.dumps({"format": 1, "slots": [["a", "b"]]}), r"2\^1 remarks: at least 2\^38"),
         (json.dumps({"format": 1, "slots": [["a", "A "]]}), "slot 0: its wordings must"),
         (json.dumps({"format": 1, "slots": [["a"], []]}), "slot 1: its wordings must"),
         (json.dumps({"format": 1, "slots": [["é", "a"]]}), "slot 0: wordings are ASCII"),

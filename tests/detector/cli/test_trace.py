@@ -82,7 +82,7 @@ def test_campaigns_are_looked_for_as_well_as_accounts(folder: Path) -> None:
 
 
 def test_an_operators_own_wordings_are_found(folder: Path) -> None:
-    slots = [[f" w{slot}x{n}" for n in range(16)] for slot in range(9)]
+    slots = [[f" w{slot}x{n}" for n in range(16)] for slot in range(10)]
     (folder / "closings.json").write_text(json.dumps({"format": 1, "slots": slots}))
     closings = Closings.load(folder / "closings.json")
     remarks = " ".join(closings.write(KEY, "acct-1", n) for n in (1, 2))
