@@ -15,6 +15,7 @@ from responders.actions import problem
 from responders.allowlist import AllowEntry
 from responders.decisions import AppliesTo
 from responders.gateways.caller import key_scope
+from responders.limits import StaticLimit, StaticPolicy
 from responders.settings import RedisSettings
 from responders.stores.base import Identity
 from responders.stores.redis import RedisStore
@@ -320,7 +321,66 @@ def test_the_log_names_the_account_and_the_keys_hash(gate: Gate) -> None:
     assert served[-1] is False
 
 
+# Limits that hold without a decision
+
+
+def test_static_limits_hold_by_plan_and_endpoint_without_a_decision(gate: Gate) -> None:
+    policy = StaticPolicy(
+        limits=(
+            StaticLimit(name="costly", endpoints=("/v1/embeddings",), rate_per_min=0.01, burst=1),
+            StaticLimit(name="plan", plans=("free",), rate_per_min=0.01, burst=2),
+            StaticLimit(name="plan", rate_per_min=6000.0, burst=1000),
+        )
+    )
+    gate.store.set_policy(policy.encode())
+    free = str(key_scope(b"key-of-free"))
+    gate.store.set_identity(free, Identity(account="acct-free", plan="free"))
+    refused = gate.until(429, "key-of-free")
+    assert refused.json()["violated-policies"] == ["plan-requests"]
+    # A renewal of the cache asks for the static limits with it.
+    assert gate.post("key-of-ada").status_code == 200
+    ada = {"Authorization": "Bearer key-of-ada"}
+    costly = [gate.gateway.client.post("/v1/embeddings", headers=ada) for _ in range(2)]
+    assert [answer.status_code for answer in costly] == [200, 429]
+    assert costly[1].json()["violated-policies"] == ["costly-requests"]
+    policies = costly[1].headers["ratelimit-policy"]
+    assert policies == '"costly-requests";q=14;w=86400, "plan-requests";q=6000;w=60'
+    gate.store.allow(AllowEntry(scope="account", value="acct-free"))
+    gate.until(200, "key-of-free")
+
+
 # Redis goes away
+
+
+def test_what_fails_closed_holds_while_redis_is_away(model_port: int) -> None:
+    with redis_server() as server:
+        store = stocked(RedisStore(RedisSettings(url=server.url)))
+        store.set_policy(StaticPolicy(fail_closed=("block",)).encode())
+        with lua_gateway(server.url, model_port, prefix="velvetrope:", stale_s=1.0) as gateway:
+            gate = Gate(gateway, store)
+            gate.decide()
+            gate.decide(value="acct-bea", action="challenge")
+            gate.until(403)
+            gate.until(401, "key-of-bea")
+            server.stop()
+            gate.until(200, "key-of-bea", within_s=2)
+            assert gate.post().status_code == 403
+
+
+def test_a_throttle_that_fails_closed_refuses_while_nothing_can_be_counted(
+    model_port: int,
+) -> None:
+    with redis_server() as server:
+        store = stocked(RedisStore(RedisSettings(url=server.url)))
+        store.set_policy(StaticPolicy(fail_closed=("throttle",)).encode())
+        with lua_gateway(server.url, model_port, prefix="velvetrope:") as gateway:
+            gate = Gate(gateway, store)
+            store._client.replicaof("127.0.0.1", "1")
+            store._client.config_set("replica-read-only", "no")
+            gate.decide(**throttled(rate_per_min=600.0, burst=100))
+            store._client.config_set("replica-read-only", "yes")
+            refused = gate.until(429)
+    assert refused.headers["ratelimit"] == '"requests";r=0;t=5'
 
 
 @pytest.mark.parametrize(("setting", "expected"), [("open", 200), ("closed", 503)])

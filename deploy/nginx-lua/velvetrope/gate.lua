@@ -5,7 +5,6 @@ local body = require "velvetrope.body"
 local cjson = require "cjson.safe"
 local keys = require "velvetrope.keys"
 local limits = require "velvetrope.limits"
-local redis = require "velvetrope.redis"
 local sketch = require "velvetrope.sketch"
 local view = require "velvetrope.view"
 
@@ -93,12 +92,20 @@ local function away()
   end
 end
 
--- Charge one request; refuses it when there is no room, or as when Redis is away.
-local function throttle(wanted, account)
+-- Charge one request to limits; refuses it when one has no room. A limiter that does not answer
+-- lets it through, unless `action` fails closed.
+local function charge(wanted, known, action)
+  if #wanted == 0 then
+    return
+  end
+  local account = known.account or ""
   local taken, err = limits.take(settings, ngx.shared.velvetrope, wanted)
   if not taken then
     ngx.log(ngx.WARN, "velvetrope: the limiter does not answer: ", err)
-    return away()
+    if not known.policy.closed[action] then
+      return
+    end
+    taken = limits.none_left(wanted)
   end
   if taken.allowed then
     return
@@ -110,6 +117,9 @@ local function throttle(wanted, account)
       violated[#violated + 1] = limit.name
     end
   end
+  if ngx.var.velvetrope_action == "allow" then
+    ngx.var.velvetrope_action = "throttle"
+  end
   return refuse(429, string.format(OVER_QUOTA, cjson.encode(violated)), {
     ["Retry-After"] = limits.retry_after(settings, wanted, taken, account, ngx.now()),
     ["RateLimit-Policy"] = policies,
@@ -117,27 +127,40 @@ local function throttle(wanted, account)
   })
 end
 
-local function challenged(decision, known, account)
-  local passed = known.passed
-  if not challenge.lifts(passed, decision, ngx.now()) and account ~= "" then
-    -- It may have passed since: nobody should have to wait for a cache.
-    local answers = redis.run(settings.redis, ngx.shared.velvetrope, {
-      { "get", settings.redis.prefix .. "challenge:passed:" .. account },
-    })
-    local text = answers and answers[1]
-    passed = type(text) == "string" and cjson.decode(text) or nil
+-- Whether an account has passed what a decision asks.
+local function has_passed(decision, known)
+  if challenge.lifts(known.passed, decision, ngx.now()) then
+    return true
   end
-  if challenge.lifts(passed, decision, ngx.now()) then
-    -- Who passed goes on at a rate of its own: work can be bought.
-    local bucket = decision.campaign and "campaign:" .. decision.campaign
-      or decision.scope .. ":" .. decision.value
-    return throttle({ { name = "requests", bucket = "passed:" .. bucket, window = 60,
-      quota = settings.passed_rate_per_min, burst = settings.passed_burst, unit = "requests" } },
-      account)
+  if not known.account then
+    return false
   end
-  return refuse(401, challenge.document(settings, decision, account), {
-    ["WWW-Authenticate"] = 'Bearer error="insufficient_user_authentication"',
+  -- It may have passed since: nobody should have to wait for a cache.
+  local answers = view.ask(settings, ngx.shared.velvetrope, {
+    { "get", settings.redis.prefix .. "challenge:passed:" .. known.account },
   })
+  if not answers then
+    return not known.policy.closed.challenge
+  end
+  local passed = type(answers[1]) == "string" and cjson.decode(answers[1])
+  return challenge.lifts(type(passed) == "table" and passed or nil, decision, ngx.now())
+end
+
+-- What a decision asks of a request before it may go on, as limits.
+local function asked_by(decision, known)
+  if decision.action ~= "challenge" then
+    return limits.of(decision.params)
+  end
+  if not has_passed(decision, known) then
+    return refuse(401, challenge.document(settings, decision, known.account or ""), {
+      ["WWW-Authenticate"] = 'Bearer error="insufficient_user_authentication"',
+    })
+  end
+  -- Who passed goes on at a rate of its own: work can be bought.
+  local bucket = decision.campaign and "campaign:" .. decision.campaign
+    or decision.scope .. ":" .. decision.value
+  return { { name = "requests", bucket = "passed:" .. bucket, window = 60, unit = "requests",
+    quota = settings.passed_rate_per_min, burst = settings.passed_burst } }
 end
 
 -- In access_by_lua: lets the request through, telling the model's server, or answers it.
@@ -161,28 +184,25 @@ function _M.access()
   if not known then
     return away()
   end
-  local account = known.account or ""
-  local decision
-  if known.mode == "enforce" then
-    decision = view.strongest(known, var.uri, ngx.now())
-  end
+  local enforced = known.mode == "enforce" and not known.allowed
+  local decision = enforced and view.strongest(known, var.uri, ngx.now())
   local action = decision and decision.action or "allow"
   local level = decision and tostring(decision.level) or "0"
-  local named = callers.header_value(account)
+  local named = callers.header_value(known.account or "")
   var.velvetrope_account = named
   var.velvetrope_action = action
   var.velvetrope_level = level
-  if decision then
-    if action == "block" then
-      return refuse(403, BLOCKED)
-    elseif action == "challenge" then
-      challenged(decision, known, account)
-    else
-      local wanted = limits.of(decision.params)
-      if #wanted > 0 then
-        throttle(wanted, account)
+  if action == "block" then
+    return refuse(403, BLOCKED)
+  end
+  if enforced then
+    local wanted = decision and asked_by(decision, known) or {}
+    if known.account then
+      for _, limit in ipairs(limits.static(known.policy, known.account, known.plan, var.uri)) do
+        wanted[#wanted + 1] = limit
       end
     end
+    charge(wanted, known, decision and action or "throttle")
   end
   ngx.req.set_header("X-Velvetrope-Action", action)
   ngx.req.set_header("X-Velvetrope-Level", level)

@@ -3,17 +3,22 @@
 local bit = require "bit"
 local digest = require "velvetrope.digest"
 local redis = require "velvetrope.redis"
+local view = require "velvetrope.view"
 
 local _M = {}
 local SPANS = { 60, 3600, 86400 }
 local JITTER_MOST_S = 600
+local AWAY_S = 5
+local ANY = { "*" }
 
 local function number(value)
   return string.format("%.17g", value)
 end
 
--- The limits that a decision's params ask for: {name, bucket, quota, window, burst, unit} each.
-function _M.of(params)
+-- The limits that a decision's params, or a static limit, ask for: {name, bucket, quota, window,
+-- burst, unit} each. `name` goes before the policies' own names.
+function _M.of(params, name)
+  local before = name and name .. "-" or ""
   local bucket = tostring(params.bucket or "")
   local limits = {}
   for _, kind in ipairs({ "rate_per_min", "tokens_per_min", "requests_per_day", "tokens_per_day" }) do
@@ -22,16 +27,46 @@ function _M.of(params)
       local unit = string.sub(kind, 1, 6) == "tokens" and "tokens" or "requests"
       if string.sub(kind, -4) == "_day" then
         local own = unit .. "-day"
-        limits[#limits + 1] = { name = own, bucket = bucket .. ":" .. own, quota = quota,
+        limits[#limits + 1] = { name = before .. own, bucket = bucket .. ":" .. own, quota = quota,
           window = 86400, burst = 0, unit = unit }
       else
         local burst = tonumber(params[unit == "requests" and "burst" or "tokens_burst"]) or 1
-        limits[#limits + 1] = { name = unit, bucket = unit == "requests" and bucket
+        limits[#limits + 1] = { name = before .. unit, bucket = unit == "requests" and bucket
           or bucket .. ":" .. unit, quota = quota, window = 60, burst = burst, unit = unit }
       end
     end
   end
   return limits
+end
+
+-- The static limits that hold for a request of an account, as responders/limits.py picks them: of
+-- one name the first that matches. The model is not known here.
+function _M.static(policy, account, plan, path)
+  local found, named = {}, {}
+  for _, limit in ipairs(policy.limits) do
+    local name = limit.name
+    if type(name) == "string" and not named[name] and view.matches(limit.plans or ANY, plan)
+      and view.matches(limit.endpoints or ANY, path) and view.matches(limit.models or ANY, nil) then
+      named[name] = true
+      local params = { bucket = "static:" .. name .. ":account:" .. account }
+      for key, value in pairs(limit) do
+        params[key] = params[key] or value
+      end
+      for _, one in ipairs(_M.of(params, name)) do
+        found[#found + 1] = one
+      end
+    end
+  end
+  return found
+end
+
+-- What is taken to be so when the limiter does not answer, of limits that fail closed.
+function _M.none_left(limits)
+  local taken = { allowed = false, wait = AWAY_S, left = {} }
+  for i = 1, #limits do
+    taken.left[i] = { conforms = false, remaining = 0, reset = AWAY_S }
+  end
+  return taken
 end
 
 -- Charge one request to all limits, or to none. Tokens are not known here and cost nothing.

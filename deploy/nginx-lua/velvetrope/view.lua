@@ -6,15 +6,15 @@ local redis = require "velvetrope.redis"
 local _M = {}
 -- Positions are strengths; clear and observe are not enforced.
 local STRENGTH = { throttle = 3, challenge = 4, poison = 5, block = 6 }
-local MODE = "mode"
+local MODE, POLICY = "mode", "policy"
 -- From these shares of its life on an entry is renewed by one request, while others still use it.
 local RENEW_AT = 0.7
 local RENEW_MODE_AT = 0.5
 local RENEWING_S = 0.25
 
--- What is known of a caller: {account, org, mode, decisions, passed}, or nil when Redis is away and
--- nothing is remembered. `account` is nil when nothing names one; decisions are those in
--- enforcement, none for whom the allowlist covers.
+-- What is known of a caller: {account, org, plan, mode, policy, allowed, decisions, passed}, or nil
+-- when Redis is away and nothing is remembered. `account` is nil when nothing names one; decisions
+-- are those in enforcement; `allowed` is true for whom the allowlist covers.
 function _M.of(caller, settings)
   local shared = ngx.shared.velvetrope
   local name = string.format("c:%s\n%s\n%s", caller.key or "", caller.account or "",
@@ -30,22 +30,72 @@ function _M.of(caller, settings)
       renewing = "renewing:" .. name
     end
     if not renewing or not shared:add(renewing, true, RENEWING_S) then
-      known.mode = mode
+      known.mode, known.policy = mode, _M.policy(shared)
       return known
     end
   end
   local read, err = _M.read(caller, settings, shared)
   if read then
     now = ngx.now()
-    shared:set(name, _M.packed(read, now), settings.stale_s)
-    shared:set(MODE, string.format("%.3f %s", now, read.mode), settings.stale_s)
+    shared:set(name, _M.packed(read, now), _M.keep_s(read, settings, now))
+    shared:set(MODE, string.format("%.3f %s", now, read.mode))
     return read
   end
-  if known and mode and age < settings.stale_s then
-    known.mode = mode
-    return known
+  if not known or not mode then
+    return nil, err
   end
-  return nil, err
+  known.mode, known.policy = mode, _M.policy(shared)
+  if age >= settings.stale_s then
+    -- What fails closed goes on, by what was known last, until it expires.
+    known.decisions = _M.closed(known, now)
+    if mode ~= "enforce" or known.allowed or #known.decisions == 0 then
+      return nil, err
+    end
+    known.policy = { limits = {}, closed = known.policy.closed }
+  end
+  return known
+end
+
+-- Decisions whose action fails closed.
+function _M.closed(known, now)
+  local kept = {}
+  for _, decision in ipairs(known.decisions) do
+    if known.policy.closed[decision.action] and decision.expires_at > now then
+      kept[#kept + 1] = decision
+    end
+  end
+  return kept
+end
+
+-- For how long to remember what was read: what fails closed outlives stale_s.
+function _M.keep_s(known, settings, now)
+  local seconds = settings.stale_s
+  for _, decision in ipairs(_M.closed(known, now)) do
+    seconds = math.max(seconds, decision.expires_at - now)
+  end
+  return seconds
+end
+
+local NO_POLICY = { limits = {}, closed = {} }
+local policy_text, policy = nil, NO_POLICY
+
+-- The static limits as last read (responders/limits.py): {limits, closed}.
+function _M.policy(shared)
+  local text = shared:get(POLICY)
+  if text ~= policy_text then
+    policy_text, policy = text, NO_POLICY
+    local read = text and text ~= "" and cjson.decode(text)
+    if type(read) == "table" and read.format == 1 then
+      local closed = {}
+      for _, action in ipairs(type(read.fail_closed) == "table" and read.fail_closed or {}) do
+        closed[action] = true
+      end
+      policy = { limits = type(read.limits) == "table" and read.limits or {}, closed = closed }
+    elseif text and text ~= "" then
+      ngx.log(ngx.ERR, "velvetrope: what is kept as static limits is none")
+    end
+  end
+  return policy
 end
 
 -- The mode as last read, and its age.
@@ -66,78 +116,88 @@ function _M.remembered(shared, name, now)
   local at, rest = string.match(text, "^(%S+) (.*)$")
   local age = now - tonumber(at)
   -- Nearly everybody: an account with no decision, without JSON.
-  if string.sub(rest, 1, 1) == "=" then
-    return { account = string.sub(rest, 2), decisions = {} }, age
+  local plan, account = string.match(rest, "^=(%Z*)%z(.*)$")
+  if account then
+    return { account = account, plan = plan ~= "" and plan or nil, decisions = {} }, age
   end
   return cjson.decode(rest), age
 end
 
 function _M.packed(known, now)
-  if #known.decisions == 0 and known.account then
-    return string.format("%.3f =%s", now, known.account)
+  local head = string.format("%.3f ", now)
+  if #known.decisions == 0 and known.account and not known.allowed then
+    return head .. "=" .. (known.plan or "") .. "\0" .. known.account
   end
-  return string.format("%.3f %s", now, cjson.encode({
-    account = known.account, org = known.org, decisions = known.decisions, passed = known.passed,
-  }))
+  return head .. cjson.encode({
+    account = known.account, org = known.org, plan = known.plan, allowed = known.allowed,
+    decisions = known.decisions, passed = known.passed,
+  })
 end
 
 -- Ask Redis: one round trip, two when the key's account is not remembered.
 function _M.read(caller, settings, shared)
   local prefix = settings.redis.prefix
-  local first = { { "get", prefix .. "mode" } }
-  local identity, identity_name
+  local commands = { { "mget", prefix .. "mode", prefix .. "policy" } }
+  local identity, identity_name, state, err
   if caller.key then
     identity_name = "i:" .. caller.key
     identity = shared:get(identity_name)
     if not identity then
-      first[2] = { "get", prefix .. "identity:" .. string.sub(caller.key, 8) }
+      commands[2] = { "get", prefix .. "identity:" .. string.sub(caller.key, 8) }
+      local answers
+      answers, err = _M.ask(settings, shared, commands)
+      if not answers then
+        return nil, err
+      end
+      state = answers[1]
+      identity = answers[2] ~= ngx.null and answers[2] or "{}"
+      shared:set(identity_name, identity, settings.identity_s)
+      commands = {}
     end
   end
-  local mode
-  if first[2] then
-    local answers, err = redis.run(settings.redis, shared, first)
-    if not answers then
-      return nil, err
-    end
-    err = redis.error_of(answers[1]) or redis.error_of(answers[2])
-    if err then
-      return nil, err
-    end
-    mode = answers[1]
-    identity = answers[2] ~= ngx.null and answers[2] or "{}"
-    shared:set(identity_name, identity, settings.identity_s)
-  end
-  local who = identity and cjson.decode(identity) or {}
+  local who = identity and cjson.decode(identity)
+  who = type(who) == "table" and who or {}
   local account = _M.text(who.account) or caller.account or caller.key
     or (caller.ip and "ip:" .. caller.ip)
-  local known = { account = account, org = _M.text(who.org), decisions = {} }
+  local known = {
+    account = account, org = _M.text(who.org), plan = _M.text(who.plan), decisions = {},
+  }
   local names, allowed_from = _M.names(known, caller, prefix)
-  local commands = {}
-  if not mode then
-    commands[1] = { "get", prefix .. "mode" }
-  end
   if #names > 0 then
     commands[#commands + 1] = { "mget", unpack(names) }
   end
   if #commands > 0 then
-    local answers, err = redis.run(settings.redis, shared, commands)
+    local answers
+    answers, err = _M.ask(settings, shared, commands)
     if not answers then
       return nil, err
     end
-    for _, answer in ipairs(answers) do
-      err = redis.error_of(answer)
-      if err then
-        return nil, err
-      end
-    end
-    mode = mode or answers[1]
+    state = state or answers[1]
     if #names > 0 then
       _M.learn(known, answers[#answers], allowed_from)
     end
   end
   -- Whatever an operator wrote there that is not a mode must not enforce anything.
+  local mode, text = state[1], state[2]
   known.mode = (mode == "enforce" or mode == "off") and mode or "shadow"
+  shared:set(POLICY, text ~= ngx.null and text or "")
+  known.policy = _M.policy(shared)
   return known
+end
+
+-- Answers of a pipeline, or nil and the first error in it.
+function _M.ask(settings, shared, commands)
+  local answers, err = redis.run(settings.redis, shared, commands)
+  if not answers then
+    return nil, err
+  end
+  for _, answer in ipairs(answers) do
+    err = redis.error_of(answer)
+    if err then
+      return nil, err
+    end
+  end
+  return answers
 end
 
 -- The keys to read, decisions first; then from which one on they are of the allowlist. The last is
@@ -175,7 +235,7 @@ function _M.learn(known, texts, allowed_from)
     if type(entry) == "table" then
       local ends = tonumber(entry.expires_at)
       if not ends or ends > now then
-        return
+        known.allowed = true
       end
     end
   end
@@ -229,15 +289,13 @@ end
 
 -- The model's name is in the body, which is not read here: a decision for one model does not hold.
 function _M.covers(decision, path)
-  local all = false
-  for _, pattern in ipairs(decision.models) do
-    all = all or pattern == "*"
-  end
-  if not all then
-    return false
-  end
-  for _, pattern in ipairs(decision.endpoints) do
-    if pattern == "*" or ngx.re.find(path, _M.expression(pattern), "jos") then
+  return _M.matches(decision.models, nil) and _M.matches(decision.endpoints, path)
+end
+
+-- Whether a value is one of these glob patterns; one that is not known (nil) only `*` covers.
+function _M.matches(patterns, value)
+  for _, pattern in ipairs(patterns) do
+    if pattern == "*" or value and ngx.re.find(value, _M.expression(pattern), "jos") then
       return true
     end
   end
