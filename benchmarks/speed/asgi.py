@@ -1,12 +1,15 @@
 """What the ASGI middleware adds to a request while nothing is wrong, and what its copy weighs.
 
 Run: python -m benchmarks.speed.asgi [--decisions 0 1000 300000] [--requests 20000] [--events]
+                                     [--changes 50]
 
 An application that answers at once is called as a server calls it (14 header fields, a bearer key),
 with the middleware and without, in alternating rounds of one process; the time of each request is
 taken, and the medians are compared. The decisions, about other accounts, come through the change
 feed of a real verdict API in a process of its own (a store in memory). Callers are 1,000 keys.
 Memory is what the process holds more once the copy has been read, by its resident pages.
+Last, decisions are written to a store at random moments, and the time is taken until the copy, at
+its default pace, has each: from decision to enforcement.
 """
 
 from __future__ import annotations
@@ -18,16 +21,27 @@ import gc
 import multiprocessing
 import os
 import resource
+import socket
 import statistics
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from random import Random
 from typing import Any, Final
 
+import uvicorn
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 from velvetrope_client.asgi import App, Velvetrope
 from velvetrope_client.client import EventQueue
-from velvetrope_client.copy import Copy
+from velvetrope_client.copy import Caller, Copy
+
+from responders.decisions import Decision, Reason
+from responders.gateways.app import create_app
+from responders.settings import ApiSettings
+from responders.stores.memory import MemoryStore
+from tests.real_uvicorn import serving
 
 __all__ = ["main"]
 
@@ -44,37 +58,78 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--decisions", type=int, nargs="+", default=[0, 1000, 300_000])
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--events", action="store_true", help="post access events as well")
+    parser.add_argument("--changes", type=int, default=50)
     options = parser.parse_args(arguments)
     print(
-        f"{'decisions':>9} {'read in s':>9} {'MB':>6} {'without us':>10} {'with us':>8} "
-        f"{'added us':>8} {'ratio':>6} {'p99 us: without':>15} {'with':>6}"
+        f"{'decisions':>9} {'read in s':>9} {'CPU s':>6} {'MB':>6} {'without us':>10} "
+        f"{'with us':>8} {'added us':>8} {'ratio':>6} {'p99 us: without':>15} {'with':>6}"
     )
     for count in options.decisions:
         with _verdict_api(count) as url:
             _measure(url, count, options.requests, options.events)
+    times = sorted(_enforcement(options.changes))
+    print(
+        f"from decision to enforcement, {len(times)} times: "
+        f"median {statistics.median(times):.2f} s, longest {times[-1]:.2f} s"
+    )
+
+
+def _enforcement(changes: int) -> Iterator[float]:
+    """Seconds until the copy has a decision, for each of so many."""
+    store = MemoryStore()
+    store.set_mode("enforce")
+    with serving(create_app(store, ApiSettings())) as url, Copy(url) as copy:
+        while not copy.wait(0.05):
+            pass
+        random = Random(1)
+        for number in range(changes):
+            time.sleep(random.uniform(0.0, 0.5))
+            store.apply([_decided(number)])
+            began = time.perf_counter()
+            while copy.find(Caller(account=f"acct-{number:08d}")) is None:
+                time.sleep(0.001)
+            yield time.perf_counter() - began
+
+
+def _decided(number: int) -> Decision:
+    now = time.time()
+    return Decision(
+        id=f"d-{number:032x}",
+        version=number + 1,
+        scope="account",
+        value=f"acct-{number:08d}",
+        action="throttle",
+        level=1,
+        mode="enforce",
+        params={"rate_per_min": 6.0, "burst": 3, "bucket": f"account:acct-{number:08d}"},
+        reason=Reason(code="extraction", text="asks like a copier", technique="AML.T0024"),
+        campaign=f"c-{number % 1000:032x}",
+        issued_at=now,
+        expires_at=now + 86_400.0,
+    )
 
 
 def _measure(url: str, count: int, requests: int, events: bool) -> None:
     gc.collect()
     before = _resident_mb()
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     with Copy(url) as copy, contextlib.ExitStack() as stack:
         while not copy.wait(0.05):
             pass
-        read_s = time.perf_counter() - began
+        read_s, cpu_s = time.perf_counter() - began, time.process_time() - used
         assert len(copy) == count, f"{len(copy)} decisions of {count}"
         gc.collect()
         weighs = _resident_mb() - before
         queue = None
         if events:
             queue = EventQueue(url, room=10**9)
-            stack.callback(queue.close, 0.0)
+            stack.callback(queue.close, 30.0)
         guarded = Velvetrope(_application, url, copy=copy, events=queue)
         plain, kept = asyncio.run(_timed(_application, guarded, requests))
     without, with_ = statistics.median(plain), statistics.median(kept)
     print(
-        f"{count:9} {read_s:9.2f} {weighs:6.0f} {without / 1e3:10.2f} {with_ / 1e3:8.2f} "
-        f"{(with_ - without) / 1e3:8.2f} {with_ / without:6.2f} "
+        f"{count:9} {read_s:9.2f} {cpu_s:6.2f} {weighs:6.0f} {without / 1e3:10.2f} "
+        f"{with_ / 1e3:8.2f} {(with_ - without) / 1e3:8.2f} {with_ / without:6.2f} "
         f"{_p99(plain) / 1e3:15.1f} {_p99(kept) / 1e3:6.1f}"
     )
 
@@ -168,39 +223,9 @@ def _verdict_api(count: int) -> Iterator[str]:
 
 
 def _serve(pipe: Connection, count: int) -> None:
-    import socket
-
-    import uvicorn
-    from starlette.responses import JSONResponse
-    from starlette.routing import Route
-
-    from responders.decisions import Decision, Reason
-    from responders.gateways.app import create_app
-    from responders.settings import ApiSettings
-    from responders.stores.memory import MemoryStore
-
     store = MemoryStore()
     store.set_mode("enforce")
-    now = time.time()
-    store.apply(
-        [
-            Decision(
-                id=f"d-{i:032x}",
-                version=i + 1,
-                scope="account",
-                value=f"acct-{i:08d}",
-                action="throttle",
-                level=1,
-                mode="enforce",
-                params={"rate_per_min": 6.0, "burst": 3, "bucket": f"account:acct-{i:08d}"},
-                reason=Reason(code="extraction", text="asks like a copier", technique="AML.T0024"),
-                campaign=f"c-{i % 1000:032x}",
-                issued_at=now,
-                expires_at=now + 86_400.0,
-            )
-            for i in range(count)
-        ]
-    )
+    store.apply([_decided(number) for number in range(count)])
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
 
