@@ -8,6 +8,9 @@ not renewed expires, and the standing of its account then decays. How it moves:
 - **escalation**: a fresh verdict that deserves more than the standing rung, and whose evidence is
   new (its running maximum rose, or the account sent `new_evidence_events` more events), goes up
   by exactly one;
+- **campaigns**: members are one actor, who has one standing as he has one bucket: a fresh verdict
+  with new evidence about one of them goes one rung above the highest that any of them stands on,
+  if its own evidence deserves that;
 - **renewal**: a fresh verdict that still deserves the standing rung, in the second half of the
   decision's life, issues it again; at once when the mode changed since;
 - **probation**: at expiry the standing stays where it is for one more life, without a decision: who
@@ -92,6 +95,7 @@ class _State(msgspec.Struct, kw_only=True):
     grace: list[tuple[str, str, float]]
     allowed: list[Any]
     waiting: Any = None
+    campaigns: list[tuple[str, int, float]] = []
 
 
 class Policy:
@@ -123,6 +127,7 @@ class Policy:
         self._standings: dict[tuple[str, str], _Standing] = {}
         self._grace: dict[tuple[str, str], float] = {}
         self._allowed = Allowlist()
+        self._campaigns: dict[str, tuple[int, float]] = {}  # → highest rung of a member, until when
         # (time, scope, value) of every expiry to come; entries that were renewed are skipped.
         self._expiries: list[tuple[float, str, str]] = []
 
@@ -155,7 +160,7 @@ class Policy:
             limits: for each of `rungs`, what `false_per_1000` must be at or below at present;
                 None for the ladder's own. Tighter ones take nobody down who is up already.
         """
-        # What is issued now whatever waits: of a step that waits, the renewal of what is in force.
+        # What is issued now; of a step that waits, what is issued unless it is released now.
         plan: dict[_Key, tuple[Verdict, int, bool] | None] = {}
         for verdict in verdicts:
             rung = self._reached(verdict, now, limits)
@@ -170,8 +175,14 @@ class Policy:
                 continue
             enforced = at >= self._first
             self._waiting.add(key, verdict, rung, now, counts=not enforced, held=held)
-            renew = enforced and standing is not None and _half_over(standing, now)
-            plan[key] = (verdict, at, held) if renew else None
+            # Meanwhile: what its campaign has already, or what is in force and would end.
+            base = self._of_campaign(verdict, now)
+            if max(at, self._first - 1) < base < rung and self._waiting.enforced(verdict, now):
+                plan[key] = (verdict, base, held)
+            elif enforced and standing is not None and _half_over(standing, now):
+                plan[key] = (verdict, at, held)
+            else:
+                plan[key] = None
         released = self._waiting.release(now)
         decisions = []
         for key in [*(key for key in released if key not in plan), *plan]:
@@ -237,6 +248,8 @@ class Policy:
             if was_live and not standing.live:
                 ended.append(key)
         self._allowed.forget(now)
+        for name in [name for name, (_, until) in self._campaigns.items() if until <= now]:
+            del self._campaigns[name]
         return sorted(ended)
 
     @property
@@ -271,6 +284,7 @@ class Policy:
             grace=[(s, v, until) for (s, v), until in sorted(self._grace.items())],
             allowed=self._allowed.export(),
             waiting=self._waiting.export(),
+            campaigns=[(name, *stands) for name, stands in sorted(self._campaigns.items())],
         )
         exported: dict[str, Any] = msgspec.to_builtins(state)
         return exported
@@ -295,6 +309,7 @@ class Policy:
         if state.waiting is not None:
             policy._waiting.restore(state.waiting)
         top = len(policy._ladder) - 1
+        policy._campaigns = {name: (min(rung, top), until) for name, rung, until in state.campaigns}
         for standing in policy._standings.values():
             standing.rung = min(standing.rung, top)
         policy._expiries = [(x.expires_at, *key) for key, x in policy._standings.items()]
@@ -319,14 +334,15 @@ class Policy:
         if deserved == 0 or self._allowed.match(_identity(verdict), now) is not None:
             return None
         deserved -= 1
+        above = self._of_campaign(verdict, now) + 1
         if standing is None:
-            return min(deserved, self._first)
+            return min(deserved, max(self._first, above))
         new_evidence = (
             standing.held
             or verdict.evidence > standing.evidence
             or verdict.n_events >= standing.n_events + self._settings.new_evidence_events
         )
-        target = min(deserved, standing.rung + 1 if new_evidence else standing.rung)
+        target = min(deserved, max(standing.rung + 1, above) if new_evidence else standing.rung)
         if not standing.live or target > standing.rung:
             return target
         if target == standing.rung and (
@@ -344,11 +360,17 @@ class Policy:
             return None
         if self._allowed.match(_identity(step.verdict), now) is not None:
             return None
+        above = self._of_campaign(step.verdict, now) + 1
         if standing is None or standing.rung < 0:
-            return min(step.rung, self._first)
+            return min(step.rung, max(self._first, above))
         if standing.live and standing.rung >= step.rung:
             return None
-        return min(step.rung, standing.rung + 1)
+        return min(step.rung, max(standing.rung + 1, above))
+
+    def _of_campaign(self, verdict: Verdict, now: float) -> int:
+        """The highest rung on which a member of its campaign stands; -1 for none."""
+        rung, until = self._campaigns.get(verdict.campaign or "", (-1, now))
+        return rung if until > now else -1
 
     def _deserved(self, verdict: Verdict, limits: Sequence[float] | None) -> int:
         """How many rungs the evidence is enough for."""
@@ -383,6 +405,9 @@ class Policy:
         )
         if self._enforces(rung):
             self._waiting.issued(verdict, now, expires_at)
+            if verdict.campaign is not None and rung >= self._of_campaign(verdict, now):
+                # The decision's life, and that of its probation.
+                self._campaigns[verdict.campaign] = (rung, 2 * expires_at - now)
         if before is None or before.expires_at != expires_at:
             heapq.heappush(self._expiries, (expires_at, *key))
         return Decision(
@@ -454,6 +479,8 @@ class Policy:
             return []
         self._settle(key, standing, now)
         self._standings.pop(key, None)
+        # Whoever found this one innocent doubts what was concluded of the others from it.
+        self._campaigns.pop(standing.campaign or "", None)
         if not standing.live:
             return []
         scope, value = key

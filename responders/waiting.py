@@ -115,7 +115,7 @@ class Waiting:
         go = set()
         for key in sorted(due, key=self._strongest_first):
             step = self._steps[key]
-            new = step.counts and self._enforced.get(step.unit, -math.inf) <= now
+            new = step.counts and not self.enforced(step.verdict, now)
             if new and step.unit not in begun:
                 if self._per_min is not None and len(self._started) >= self._per_min:
                     continue
@@ -129,6 +129,10 @@ class Waiting:
             later = [step.due for step in self._steps.values() if step.due > now]
             self._look_at = min([self._started[0] + _MINUTE_S, *later])
         return released
+
+    def enforced(self, verdict: Verdict, now: float) -> bool:
+        """Whether a decision about its campaign, or about its account, is in force."""
+        return self._enforced.get(unit_of(verdict), -math.inf) > now
 
     def issued(self, verdict: Verdict, now: float, expires_at: float) -> None:
         """A decision that enforces is in force until then: its unit's others need no place."""

@@ -162,6 +162,45 @@ def test_each_offence_doubles_the_life_of_a_block_up_to_a_week() -> None:
     assert lives == [2, 4, 7, 7, 7, 7]
 
 
+def member(number: int, block: int = 1, evidence: float = BLOCK) -> Verdict:
+    return verdict(evidence, value=f"m{number}", campaign="c-1", n_events=32 * block)
+
+
+def test_members_of_a_campaign_climb_one_ladder_together() -> None:
+    policy = Policy(PolicySettings())
+    found = [decide(policy, NOW + i, member(i)) for i in range(6)]
+    assert [steps(decisions) for decisions in found] == [
+        [("throttle", 1)],
+        [("throttle", 2)],
+        [("challenge", 1)],
+        [("poison", 1)],
+        [("block", 1)],
+        [("block", 1)],
+    ]
+    assert steps(decide(policy, NOW + 7, member(0, block=2))) == [("block", 1)]
+
+
+def test_a_member_goes_no_further_than_its_own_evidence_deserves() -> None:
+    policy = Policy(PolicySettings())
+    for i in range(5):
+        decide(policy, NOW + i, member(i))
+    assert steps(decide(policy, NOW + 6, member(6, evidence=THROTTLE))) == [("throttle", 1)]
+
+
+def test_members_of_one_tick_stand_on_one_rung() -> None:
+    policy = Policy(PolicySettings())
+    found = decide(policy, NOW, *(member(i) for i in range(4)))
+    assert steps(found) == [("throttle", 1)] * 4
+
+
+def test_a_clear_of_one_member_ends_what_was_concluded_for_the_others() -> None:
+    policy = Policy(PolicySettings())
+    for i in range(5):
+        decide(policy, NOW + i, member(i))
+    policy.feedback(Clear(**said(scope="account", value="m1", reason="known")), NOW + 6)
+    assert steps(decide(policy, NOW + 7, member(7))) == [("throttle", 1)]
+
+
 def test_a_renewal_is_no_offence() -> None:
     policy = Policy(PolicySettings())
     decide(policy, NOW, verdict())
@@ -411,7 +450,7 @@ def test_when_memory_is_freed_changes_nothing(history: History, every: int) -> N
 def test_versions_grow_and_no_decision_climbs_more_than_one_rung(history: History) -> None:
     ladder = [(r.action, r.level) for r in PolicySettings().ladder]
     versions: list[int] = []
-    at: dict[str, int] = {}
+    at: dict[str, int] = {}  # of accounts, and of the campaign
     now = NOW
     for (dt, _, _), decisions in zip(history, run(history), strict=True):
         now += dt
@@ -422,8 +461,11 @@ def test_versions_grow_and_no_decision_climbs_more_than_one_rung(history: Histor
                 at.pop(d.value, None)
                 continue
             rung = ladder.index((d.action, d.level))
-            assert rung <= max(at.get(d.value, 0), 0) + 1
+            of_campaign = at.get("c-1", 0) if d.campaign else 0
+            assert rung <= max(at.get(d.value, 0), of_campaign) + 1
             at[d.value] = rung
+            if d.campaign:
+                at["c-1"] = max(at.get("c-1", 0), rung)
     assert versions == sorted(set(versions))
 
 
