@@ -26,6 +26,7 @@ _MODULES: Final = (
     "prove",
     "trace",
     "profile",
+    "attack",
     "baseline",
     "sample",
 )

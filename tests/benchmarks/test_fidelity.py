@@ -278,21 +278,6 @@ def test_active_learning_asks_what_its_copy_is_least_sure_of(table: TableVictim)
     assert np.median(margins(second)) < np.quantile(margins(ordinary), 0.35)
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-def test_the_substitutes_gradient_is_its_slope(classes: int) -> None:
-    rng = np.random.default_rng(8)
-    x = rng.normal(size=(60, 4))
-    y = np.argmax(x[:, :classes], axis=1).astype(np.int64)
-    substitute = strategies.Substitute(x, y)
-    step = 1e-5
-    for d in range(4):
-        ahead, behind = x.copy(), x.copy()
-        ahead[:, d] += step
-        behind[:, d] -= step
-        rise = (substitute.logits(ahead, y) - substitute.logits(behind, y)) / (2 * step)
-        assert_allclose(substitute.gradient(x, y)[:, d], rise, rtol=1e-3, atol=1e-5)
-
-
 def test_a_crowd_comes_in_order_with_the_answers_it_is_due(
     victim: TableVictim | TextVictim,
 ) -> None:

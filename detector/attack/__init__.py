@@ -1,0 +1,1 @@
+"""A rehearsal: real extraction strategies against the operator's own gateway."""
