@@ -84,6 +84,7 @@ class Haproxy:
         self._endpoints: dict[tuple[str, ...], int] = {("*",): 0}
         self._token = secrets.token_hex(8)
         self._pushed = False
+        self._written = False
         self._trouble = ""
 
     def __len__(self) -> int:
@@ -104,21 +105,29 @@ class Haproxy:
         self._maps["state"].replace(state)
 
     def push(self, now: float) -> None:
-        """See Target. Raises OSError when the files cannot be written."""
+        """See Target. Raises OSError when the files cannot be written the first time."""
         self._expire(now)
-        for name in MAPS:
-            self._maps[name].write()
+        troubles = []
+        try:
+            for name in MAPS:
+                self._maps[name].write()
+            self._written = True
+        except OSError as error:
+            # A disk that is full later on must not keep decisions from a HAProxy that runs.
+            if not self._written:
+                raise
+            troubles.append(f"the maps' files cannot be written: {error}")
         try:
             self._push()
-            trouble = ""
         except HaproxyAway as error:
             self._pushed = False
-            trouble = f"HAProxy is away: {error}"
+            troubles.append(f"HAProxy is away: {error}")
         except HaproxyRefused as error:
             self._pushed = False
-            trouble = f"HAProxy does not take its maps ({self._folder}): {error}"
+            troubles.append(f"HAProxy does not take its maps ({self._folder}): {error}")
+        trouble = "; ".join(troubles)
         if trouble != self._trouble:
-            _log.warning("%s", trouble or "HAProxy takes its maps again")
+            _log.warning("%s", trouble or "HAProxy has its maps again")
             self._trouble = trouble
 
     def _push(self) -> None:

@@ -365,9 +365,15 @@ class RedisStore:
             chunk = names[at : at + _SCAN]
             texts = self._run([("MGET", *chunk)])[0]
             for name, text in zip(chunk, texts, strict=True):
-                identity = _identity(text)
+                key_hash = name[start:].decode(errors="replace")
+                try:
+                    identity = _identity(text)
+                except msgspec.DecodeError as error:
+                    # Other programs write these: one that is wrong must not hide the others.
+                    _log.warning("identity of key %s: %s", key_hash, error)
+                    continue
                 if identity is not None:
-                    found[name[start:].decode(errors="replace")] = identity
+                    found[key_hash] = identity
         return found
 
     def revisions(self) -> Revisions:

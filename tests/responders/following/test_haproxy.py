@@ -101,3 +101,9 @@ def test_a_decision_that_ended_is_dropped(target: Haproxy) -> None:
     learn(target, decision(expires_at=NOW + 5), decision(value="acct-2"))
     target.push(NOW + 5)
     assert len(target) == 1
+
+
+def test_files_that_cannot_be_written_at_first_are_an_error(tmp_path: Path) -> None:
+    target = Haproxy(tmp_path / "nowhere", Runtime(tmp_path / "no.sock"), stale_after_s=10.0)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        learn(target)

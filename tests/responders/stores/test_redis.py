@@ -254,3 +254,11 @@ async def test_a_server_that_was_started_again_is_another_one() -> None:
         server.start()
         assert await store.instance() not in (first, "")
         await store.close()
+
+
+def test_an_identity_that_another_program_wrote_wrongly_hides_no_other(
+    store: RedisStore, raw: redis.Redis, prefix: str
+) -> None:
+    store.set_identity("aa", Identity(account="acct-1"))
+    raw.set(f"{prefix}identity:bb", "{not JSON")
+    assert store.identities() == {"aa": Identity(account="acct-1")}
