@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import uuid
 from collections.abc import Iterator
 from typing import Any, Final
@@ -82,6 +83,15 @@ def test_the_vectors_of_the_specification_hold(gateway: Gateway, vector: dict[st
     text = vector["text"].encode() if "text" in vector else base64.b64decode(vector["base64"])
     answer = gateway.client.post("/_sketch", content=text)
     assert answer.text == vector["sketch"]
+
+
+def test_random_texts_give_the_same_bytes_as_in_python(gateway: Gateway) -> None:
+    dice = random.Random(7)
+    sketcher = Sketcher(bytes.fromhex(VECTORS["key"]))
+    letters = "aeiou the WHAT? 0123456789\n\t.,;-_'ßéж漢😀"
+    for _ in range(50):
+        text = "".join(dice.choices(letters, k=dice.choice((1, 30, 300, 3000))))
+        assert gateway.client.post("/_sketch", content=text.encode()).text == sketcher.sketch(text)
 
 
 CALL = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"x": 1}'}}
