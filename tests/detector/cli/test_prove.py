@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,12 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from typer.testing import CliRunner
 from velvetrope_client.keys import Key, Keyring
-from velvetrope_client.register import MarkRegister
-from velvetrope_client.watermark import Watermark
+from velvetrope_client.rewriter_settings import load
+from velvetrope_client.rewriting import Rewriter
 
 from detector.cli import build
 
 KEY = Key("k1", b"k" * 32)
-CLASSES = [str(n) for n in range(10)]
 
 
 def prove(folder: Path, *arguments: str | Path) -> Result:
@@ -30,39 +31,62 @@ def prove(folder: Path, *arguments: str | Path) -> Result:
     return CliRunner().invoke(build(), ["prove", *map(str, [*shared, *arguments])])
 
 
+@dataclass(frozen=True)
+class Gateway:
+    """A folder with the keyring and the register, and what a suspect was answered."""
+
+    folder: Path
+    pixels: Any
+    answers: list[str]
+
+
 @pytest.fixture(scope="module")
-def stolen() -> tuple[Any, Any]:
-    """Digits and the labels that a suspect got for them: 1,797 questions, 7 marks expected."""
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+    """A suspect asks for every one of the digits: 1,797 questions, 7 marks expected."""
+    folder = tmp_path_factory.mktemp("gateway")
+    (folder / "keys.json").write_text(Keyring((KEY,)).dump())
+    (folder / "keys.pub").write_text(f"k1 {KEY.commitment}\n")
+    (folder / "poison.toml").write_text(
+        """
+        keys = "keys.json"
+        [[endpoint]]
+        paths = { classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"] }
+        watermark = { from_level = 1, register = "marks.jsonl" }
+        """
+    )
+    rewriter = Rewriter(load(folder / "poison.toml"))
     pixels, digits = load_digits(return_X_y=True)
-    watermark = Watermark(KEY)
-    return pixels, [
-        watermark.answer("acct-1", list(row), str(digit), CLASSES)
-        for row, digit in zip(pixels, digits, strict=True)
-    ]
+    answers = []
+    for row, digit in zip(pixels.tolist(), digits.tolist(), strict=True):
+        body = rewriter.rewrite(
+            action="poison",
+            level=1,
+            subject="acct-1",
+            endpoint="/v1/classify",
+            request=json.dumps({"input": row}).encode(),
+            body=json.dumps({"label": str(digit)}).encode(),
+            content_type="application/json",
+        )
+        answers.append(json.loads(body)["label"])
+    return Gateway(folder, pixels, answers)
 
 
 @pytest.fixture
-def folder(tmp_path: Path, stolen: tuple[Any, Any]) -> Path:
-    """A keyring, and the register that the gateway kept."""
-    (tmp_path / "keys.json").write_text(Keyring((KEY,)).dump())
-    (tmp_path / "keys.pub").write_text(f"k1 {KEY.commitment}\n")
-    register = MarkRegister(tmp_path / "marks.jsonl", KEY)
-    watermark = Watermark(KEY, register=register)
-    pixels, digits = load_digits(return_X_y=True)
-    for row, digit in zip(pixels, digits, strict=True):
-        watermark.answer("acct-1", list(row), str(digit), CLASSES)
-    register.close()
+def folder(tmp_path: Path, gateway: Gateway) -> Path:
+    """A copy of the gateway's folder."""
+    shutil.copytree(gateway.folder, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
 @pytest.fixture
-def clone(stolen: tuple[Any, Any]) -> KNeighborsClassifier:
-    return KNeighborsClassifier(1).fit(*stolen)
+def clone(gateway: Gateway) -> KNeighborsClassifier:
+    return KNeighborsClassifier(1).fit(gateway.pixels, gateway.answers)
 
 
 @pytest.fixture
 def innocent() -> KNeighborsClassifier:
-    return KNeighborsClassifier(1).fit(*load_digits(return_X_y=True))
+    pixels, digits = load_digits(return_X_y=True)
+    return KNeighborsClassifier(1).fit(pixels, digits.astype(str))
 
 
 def answers_of(model: KNeighborsClassifier, folder: Path) -> Path:
