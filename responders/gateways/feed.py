@@ -4,15 +4,18 @@ Without `since` it is a snapshot of what is enforced. The mode comes with it, si
 must obey the kill switch too, and so does the allowlist, which beats every decision: `allow_tag`
 names its state, and `allow` is the whole of it, left out when the follower's `allow=TAG` says that
 it has that state already. `more` says that another page waits. `identities_tag` says when to read
-`GET /v1/identities` again, whose every known key is: for gateways that see only keys.
+`GET /v1/identities` again, whose every known key is: for gateways that see only keys. `policy` are
+the static limits and what fails closed (responders.limits), left out like the allowlist by
+`policy=TAG`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -20,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from responders.feedback import RunMode
+from responders.limits import NO_LIMITS, BadPolicy, StaticPolicy
 from responders.stores.base import (
     Changes,
     CursorTooOld,
@@ -29,6 +33,8 @@ from responders.stores.base import (
 )
 
 __all__ = ["Feed"]
+
+_log = logging.getLogger(__name__)
 
 # A Redis store scans all its keys for the allowlist (0.43 s with 300,000 decisions, on two busy
 # cores): it is read again when its revision says so, at once, and for what was written past the
@@ -52,11 +58,13 @@ class Feed:
         self._allow_until = float("-inf")
         self._allow_revision = ""
         self._reading: asyncio.Task[None] | None = None
+        self._policy_text: bytes | None = None
+        self._last_policy = NO_LIMITS.encode()
 
     async def respond(self, request: Request) -> Response:
         """200 with the changes, 410 when the cursor is too old. Raises StoreUnavailable."""
         since = request.query_params.get("since") or None
-        mode, revisions = await asyncio.to_thread(self._state)
+        mode, policy, revisions = await asyncio.to_thread(self._state)
         try:
             changes = await asyncio.to_thread(self._store.changes, since)
         except CursorTooOld:
@@ -69,18 +77,42 @@ class Feed:
                 media_type="application/problem+json",
             )
         await self._current_allowlist(revisions.allowed)
-        known = request.query_params.get("allow") == self._allow_tag
-        allow = None if known else self._allow
-        document = _document(changes, mode, self._allow_tag, allow, revisions.identities)
-        return Response(document, media_type="application/json")
+        given = request.query_params
+        parts = {
+            "allow": (self._allow_tag, self._allow),
+            "policy": (hashlib.sha256(policy).hexdigest()[:16], policy),
+        }
+        head: dict[str, object] = {
+            "cursor": changes.cursor,
+            "mode": mode,
+            "identities_tag": revisions.identities,
+        }
+        for name, (tag, text) in parts.items():
+            head[f"{name}_tag"] = tag
+            if given.get(name) != tag:
+                head[name] = msgspec.Raw(text)
+        return Response(_document(head, changes), media_type="application/json")
 
     async def identities(self) -> Response:
         """200 with whose every known key is, by the key's hash. Raises StoreUnavailable."""
         found = await asyncio.to_thread(self._store.identities)
         return Response(msgspec.json.encode({"identities": found}), media_type="application/json")
 
-    def _state(self) -> tuple[RunMode, Revisions]:
-        return self._store.mode(), self._store.revisions()
+    def _state(self) -> tuple[RunMode, bytes, Revisions]:
+        return self._store.mode(), self._policy(), self._store.revisions()
+
+    def _policy(self) -> bytes:
+        """As it is kept; what is no policy is passed over, as gateways do."""
+        text = self._store.policy()
+        if text is not None and text != self._policy_text:
+            try:
+                self._last_policy = StaticPolicy.decode(text).encode()
+            except BadPolicy as error:
+                _log.warning("%s; followers keep the former ones", error)
+        elif text is None:
+            self._last_policy = NO_LIMITS.encode()
+        self._policy_text = text
+        return self._last_policy
 
     async def _current_allowlist(self, revision: str) -> None:
         """Have it read when it is old; a long scan holds up nobody's kill switch but at first."""
@@ -108,13 +140,8 @@ class Feed:
         self._allow_until = now + max(_ALLOW_KEPT_S, (now - began) / _ALLOW_SHARE)
 
 
-def _document(
-    changes: Changes, mode: str, allow_tag: str, allow: bytes | None, identities_tag: str
-) -> bytes:
+def _document(head: Mapping[str, object], changes: Changes) -> bytes:
+    # Decisions last, so that a follower may read a snapshot as it comes.
     decisions = b",".join(gateway_json(decision) for decision in changes.decisions)
-    more = b"true" if changes.more else b"false"
-    # Cursors are digits, dots and dashes; a mode is one of three words; tags are hex and digits.
-    head = f'{{"cursor":"{changes.cursor}","mode":"{mode}","allow_tag":"{allow_tag}",'
-    head += f'"identities_tag":"{identities_tag}","more":'
-    allowed = b"" if allow is None else b',"allow":' + allow
-    return head.encode() + more + allowed + b',"decisions":[' + decisions + b"]}"
+    begun = msgspec.json.encode({**head, "more": changes.more})[:-1]
+    return begun + b',"decisions":[' + decisions + b"]}"

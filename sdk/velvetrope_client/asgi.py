@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from fnmatch import fnmatchcase
 from typing import Any, Final, Protocol
 
 from velvetrope_client.client import AsyncClient, EventQueue, Unavailable, Verdict
@@ -129,12 +128,12 @@ class Velvetrope:
             the application.
         guard: what becomes of requests that probe the model, whoever sends them. It looks at POST,
             and only while the mode is enforce.
-        ask_at: endpoints, as glob patterns, at which the verdict API is asked about every request:
-            for the service's static limits, which hold without a decision.
+        static_limits: ask the verdict API about each request that a static limit of the service may
+            be about: they hold without a decision. False leaves them out.
         ask: take throttles and challenges from the verdict API; False decides them here, where
             each process counts for itself.
         fail_closed: actions that stay in force when the feed has been silent for too long; the
-            others fail open.
+            others fail open. None: those of the service's policy, as it said last.
         challenge_path: where the application's clients reach the service's /challenge, as
             `api.challenge.place` says, for it to be passed on there; None passes nothing on.
         events: where to post an access event for each request; None posts none.
@@ -157,8 +156,8 @@ class Velvetrope:
         rewriter: Rewrites | None = _SHAPING,
         guard: GuardSettings | None = None,
         ask: bool = True,
-        ask_at: Collection[str] = (),
-        fail_closed: Collection[str] = (),
+        static_limits: bool = True,
+        fail_closed: Collection[str] | None = None,
         challenge_path: str | None = None,
         events: EventQueue | None = None,
         sketcher: Sketcher | None = None,
@@ -176,9 +175,8 @@ class Velvetrope:
         self._rewriter = rewriter
         self._guard = Guard(guard or GuardSettings())
         self._ask = ask
-        self._ask_at = tuple(ask_at)
-        self._looks = bool(self._guard.is_on or ask_at or challenge_path)
-        self._fail_closed = frozenset(fail_closed)
+        self._static_limits = static_limits
+        self._fail_closed = None if fail_closed is None else frozenset(fail_closed)
         self._challenge_path = challenge_path
         self._events = None if events is None else Recorder(events, sketcher, annotate)
         self._block = block(status_block)
@@ -214,7 +212,7 @@ class Velvetrope:
                 request, receive = await _read(receive)
                 caller = caller._replace(model=read_request(request).model)
                 decision = self.copy.find(caller)
-            if decision is None and not (self._looks and self._looks_at(scope)):
+            if decision is None and not self._looks_at(caller, scope):
                 scope["velvetrope"] = Verdict("allow", 0, caller.account or "")
                 await self._app(scope, receive, send)
             else:
@@ -223,9 +221,13 @@ class Velvetrope:
             if record is not None:
                 record.end()
 
-    def _looks_at(self, scope: Scope) -> bool:
+    def _looks_at(self, caller: Caller, scope: Scope) -> bool:
         """Whether a request needs more than its caller looked up, though nothing is decided."""
-        return self._is_challenge(scope) or self._is_guarded(scope) or self._is_asked(scope)
+        return (
+            self._is_asked(caller)
+            or (self._challenge_path is not None and self._is_challenge(scope))
+            or (self._guard.is_on and self._is_guarded(scope))
+        )
 
     async def _consider(
         self,
@@ -267,14 +269,16 @@ class Velvetrope:
         """What holds for this request."""
         allowed = Verdict(account=caller.account or "")
         if decision is None:
-            return (self._is_asked(scope) and await self._asked(caller, scope)) or allowed
+            return (self._is_asked(caller) and await self._asked(caller, scope)) or allowed
         action, level, params = decision.action, decision.level, decision.params
-        if self.copy.stale and action not in self._fail_closed:
-            return allowed
+        if self.copy.stale:
+            closed = self.copy.fail_closed if self._fail_closed is None else self._fail_closed
+            if action not in closed:
+                return allowed
         if action == "block":
             return Verdict(action, level, allowed.account, self._block)
         limited = "rate_per_min" in params
-        counts = action == "challenge" or limited or self._is_asked(scope)
+        counts = action == "challenge" or limited or self._is_asked(caller)
         if self._ask and counts and decision.scope in _SHARED:
             told = await self._asked(caller, scope)
             if told is not None:
@@ -311,9 +315,8 @@ class Velvetrope:
             self._client = AsyncClient(self._url, secret=self._secret)
         return self._client
 
-    def _is_asked(self, scope: Scope) -> bool:
-        path: str = scope["path"]
-        return any(fnmatchcase(path, pattern) for pattern in self._ask_at)
+    def _is_asked(self, caller: Caller) -> bool:
+        return self._static_limits and self.copy.is_limited(caller)
 
     # -- the guard ----------------------------------------------------------------------------
 

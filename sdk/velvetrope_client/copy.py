@@ -54,6 +54,7 @@ class Caller(NamedTuple):
     ip: str | None = None
     endpoint: str | None = None
     model: str | None = None
+    plan: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,28 @@ class _Allowed:
         return allowed
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Policy:
+    """What holds without a decision: where there are static limits, and what fails closed."""
+
+    tag: str = ""
+    fail_closed: frozenset[str] = frozenset()
+    # Plans, endpoints and models of each limit.
+    limits: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = ()
+
+    @classmethod
+    def of(cls, tag: str, policy: Mapping[str, Any]) -> _Policy:
+        limits = tuple(
+            (
+                _patterns(limit.get("plans")),
+                _patterns(limit.get("endpoints")),
+                _patterns(limit.get("models")),
+            )
+            for limit in policy["limits"]
+        )
+        return cls(tag, frozenset(map(str, policy["fail_closed"])), limits)
+
+
 class Copy:
     """What is enforced, as the verdict API last told.
 
@@ -222,7 +245,9 @@ class Copy:
         self._transport = transport
         self._state = _State()
         self._allowed = _Allowed()
-        self._identities: dict[str, tuple[str | None, str | None]] = {}
+        self._policy = _Policy()
+        # Key to account, organisation, plan.
+        self._identities: dict[str, tuple[str | None, str | None, str | None]] = {}
         self._identities_tag = ""
         self._mode = "shadow"
         self._read_at = float("-inf")
@@ -289,12 +314,12 @@ class Copy:
         As at every gateway: the key's own account is first, then the one that was given, then the
         key's hash, then `ip:` and the address.
         """
-        account, api_key, org, ip, endpoint, model = caller
+        account, api_key, org, ip, endpoint, model, plan = caller
         if api_key is not None and (known := self._identities.get(api_key)) is not None:
-            account, org = known[0] or account, known[1] or org
+            account, org, plan = known[0] or account, known[1] or org, known[2] or plan
         if account is None:
             account = api_key or (None if ip is None else f"ip:{ip}")
-        return Caller(account, api_key, org, ip, endpoint, model)
+        return Caller(account, api_key, org, ip, endpoint, model, plan)
 
     def find(self, caller: Caller) -> Decision | None:
         """The decision in force for a caller, or None.
@@ -308,7 +333,7 @@ class Copy:
         state = self._state
         by_scope = state.by_scope
         found: list[_Kept] = []
-        account, api_key, org, ip, _, _ = caller
+        account, api_key, org, ip, *_ = caller
         if account is not None and (kept := by_scope["account"].get(account)) is not None:
             found.append(kept)
         if api_key is not None and (kept := by_scope["api_key"].get(api_key)) is not None:
@@ -343,6 +368,18 @@ class Copy:
         if caller.ip is not None:
             found += _containing(state.networks, caller.ip)
         return any(k is not None and k[_MODELS] != _EVERYTHING for k in found)
+
+    @property
+    def fail_closed(self) -> frozenset[str]:
+        """Actions that the service's policy wants kept up when nothing can be known."""
+        return self._policy.fail_closed
+
+    def is_limited(self, caller: Caller) -> bool:
+        """Whether a static limit may hold for the request; a model that is not known may be any."""
+        policy = self._policy
+        if not policy.limits or self._mode != "enforce":
+            return False
+        return _is_limited(policy, caller.plan, caller.endpoint, caller.model)
 
     def _allows(self, caller: Caller, now: float) -> bool:
         allowed = self._allowed
@@ -449,14 +486,18 @@ class Copy:
         if answer.status_code != 200:
             raise FeedError(f"{self._identities_url} answered {answer.status_code}")
         self._identities = {
-            f"sha256:{key.removeprefix('sha256:')}": (found.get("account"), found.get("org"))
+            f"sha256:{key.removeprefix('sha256:')}": (
+                found.get("account"),
+                found.get("org"),
+                found.get("plan"),
+            )
             for key, found in answer.json()["identities"].items()
         }
         self._identities_tag = tag
 
     def _query(self, cursor: str) -> dict[str, str]:
-        query = {"allow": self._allowed.tag} if self._allowed.tag else {}
-        return {**query, "since": cursor} if cursor else query
+        tags = {"allow": self._allowed.tag, "policy": self._policy.tag, "since": cursor}
+        return {name: value for name, value in tags.items() if value}
 
     def _read(self, answer: httpx.Response, state: _State) -> tuple[str, bool, str]:
         """Take one page into `state`: the cursor after it, whether more waits, identities' tag."""
@@ -477,6 +518,8 @@ class Copy:
                     self._mode = str(value)
         if "allow" in told:
             self._allowed = _Allowed.of(str(told["allow_tag"]), told["allow"])
+        if "policy" in told:
+            self._policy = _Policy.of(str(told["policy_tag"]), told["policy"])
         return str(told["cursor"]), told.get("more") is True, str(told.get("identities_tag", ""))
 
 
@@ -585,6 +628,16 @@ def _matches(patterns: tuple[str, ...], value: str) -> bool:
 
 def _covered(patterns: tuple[str, ...], value: str | None) -> bool:
     return "*" in patterns or (value is not None and _matches(patterns, value))
+
+
+@lru_cache(maxsize=1024)
+def _is_limited(policy: _Policy, plan: str | None, endpoint: str | None, model: str | None) -> bool:
+    return any(
+        _covered(plans, plan)
+        and _covered(endpoints, endpoint)
+        and (model is None or _covered(models, model))
+        for plans, endpoints, models in policy.limits
+    )
 
 
 @lru_cache(maxsize=1024)

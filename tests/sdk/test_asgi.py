@@ -27,6 +27,8 @@ class Known(Copy):
         self.decision = decision
         self.is_stale = False
         self.started = 0
+        self.limited: str | None = None
+        self.closed: frozenset[str] = frozenset()
         self._mode = mode
 
     def start(self) -> None:
@@ -38,6 +40,13 @@ class Known(Copy):
     @property
     def stale(self) -> bool:
         return self.is_stale
+
+    @property
+    def fail_closed(self) -> frozenset[str]:
+        return self.closed
+
+    def is_limited(self, caller: Caller) -> bool:
+        return caller.endpoint == self.limited
 
     def find(self, caller: Caller) -> Decision | None:
         return self.decision
@@ -218,13 +227,25 @@ async def test_a_stale_copy_fails_as_set(fail_closed: tuple[str, ...], status: i
     assert (await ask(middleware)).status_code == status
 
 
-async def test_at_endpoints_with_static_limits_everybody_is_asked_about() -> None:
+async def test_where_a_static_limit_may_hold_the_service_is_asked() -> None:
     service = Service(lambda _: httpx.Response(429, json={}, headers={"Retry-After": "9"}))
-    middleware = guarded(App(), Known(), service, ask_at=["/v1/embed*"])
+    copy = Known()
+    copy.limited = "/v1/embeddings"
+    middleware = guarded(App(), copy, service)
     refused = await ask(middleware, path="/v1/embeddings")
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "9")
     assert (await ask(middleware, path="/v1/chat")).status_code == 200
     assert len(service.asked) == 1
+    without = guarded(App(), copy, service, static_limits=False)
+    assert (await ask(without, path="/v1/embeddings")).status_code == 200
+
+
+async def test_what_fails_closed_is_the_services_to_say() -> None:
+    copy = Known(decided("block"))
+    copy.is_stale = True
+    copy.closed = frozenset({"block"})
+    assert (await ask(guarded(App(), copy))).status_code == 403
+    assert (await ask(guarded(App(), copy, fail_closed=()))).status_code == 200
 
 
 class Sent(list[Any]):

@@ -13,6 +13,7 @@ from velvetrope_client.copy import Caller, Copy, Decision
 
 from responders.allowlist import AllowEntry
 from responders.gateways.app import create_app
+from responders.limits import StaticLimit, StaticPolicy
 from responders.settings import ApiSettings
 from responders.stores.base import Identity
 from responders.stores.memory import MemoryStore
@@ -196,11 +197,36 @@ def test_more_changes_than_the_feed_keeps_are_not_missed(store: MemoryStore, cop
 def test_the_account_of_a_known_key_counts_first(store: MemoryStore, copy: Copy) -> None:
     key = "sha256:" + "ab" * 32
     assert copy.resolve(Caller(api_key=key)).account == key
-    store.set_identity(key, Identity(account="acct-1", org="org-1"))
+    store.set_identity(key, Identity(account="acct-1", org="org-1", plan="pro"))
     until(lambda: copy.resolve(Caller(api_key=key)).account == "acct-1", within_s=2.0)
-    assert copy.resolve(Caller(account="said", api_key=key)) == Caller("acct-1", key, "org-1")
+    assert copy.resolve(Caller(account="said", api_key=key)) == Caller(
+        account="acct-1", api_key=key, org="org-1", plan="pro"
+    )
     assert copy.resolve(Caller(account="said")).account == "said"
     assert copy.resolve(Caller(ip="192.0.2.1")).account == "ip:192.0.2.1"
+
+
+def test_static_limits_say_whose_requests_they_may_be_about(store: MemoryStore, copy: Copy) -> None:
+    limit = StaticLimit(
+        name="free", plans=("free",), endpoints=("/v1/embed*",), models=("big-*",), rate_per_min=6.0
+    )
+    store.set_policy(StaticPolicy(limits=(limit,), fail_closed=("block",)).encode())
+    asked = Caller(account="a", plan="free", endpoint="/v1/embeddings", model="big-1")
+    until(lambda: copy.is_limited(asked), within_s=2.0)
+    assert copy.is_limited(asked._replace(model=None)), "it may be any"
+    assert not copy.is_limited(asked._replace(model="small"))
+    assert not copy.is_limited(asked._replace(plan="paid"))
+    assert not copy.is_limited(asked._replace(plan=None))
+    assert not copy.is_limited(asked._replace(endpoint="/v1/chat"))
+    assert copy.fail_closed == {"block"}
+
+
+def test_the_kill_switch_ends_static_limits_too(store: MemoryStore, copy: Copy) -> None:
+    limit = StaticLimit(name="all", rate_per_min=6.0)
+    store.set_policy(StaticPolicy(limits=(limit,)).encode())
+    until(lambda: copy.is_limited(Caller(account="a")), within_s=2.0)
+    store.set_mode("off")
+    until(lambda: not copy.is_limited(Caller(account="a")), within_s=2.0)
 
 
 def test_ended_decisions_are_dropped_as_new_ones_come(store: MemoryStore, clock: Clock) -> None:

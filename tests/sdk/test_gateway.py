@@ -20,13 +20,14 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 from velvetrope_client.asgi import Headers, Velvetrope
 from velvetrope_client.client import Client
-from velvetrope_client.copy import Copy
+from velvetrope_client.copy import Caller, Copy
 from velvetrope_client.keys import Keyring
 from velvetrope_client.proof import ProofTransport
 
 from responders.allowlist import AllowEntry
 from responders.decisions import AppliesTo
 from responders.gateways.app import create_app
+from responders.limits import StaticLimit, StaticPolicy
 from responders.settings import ApiSettings, ChallengeSettings, RedisSettings
 from responders.stores.redis import RedisStore
 from tests.real_redis import RedisServer, redis_server
@@ -140,6 +141,17 @@ def test_two_processes_share_one_bucket_by_asking(site: Site) -> None:
     with Client(site.api) as other:
         assert [other.check({"X-Account": "acct-1"}).refusal for _ in "12"] == [None, None]
     assert [site.ask().status_code for _ in "12"] == [200, 429]
+
+
+def test_a_static_limit_holds_without_any_decision(site: Site) -> None:
+    limit = StaticLimit(name="labels", endpoints=("/v1/labels",), rate_per_min=1e-3, burst=2)
+    site.store.set_policy(StaticPolicy(limits=(limit,)).encode())
+    asked = Caller(account="acct-1", endpoint="/v1/labels")
+    until(lambda: site.middleware.copy.is_limited(asked), within_s=1.0)
+    time.sleep(0.5)  # the verdict API's own copy
+    assert [site.ask().status_code for _ in range(3)] == [200, 200, 429]
+    other = site.client.get("/v1/probabilities", headers={"X-Account": "acct-1"})
+    assert other.status_code == 200
 
 
 def test_a_block_holds_within_a_second_and_ends_with_its_clear(site: Site) -> None:

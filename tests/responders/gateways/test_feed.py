@@ -10,6 +10,7 @@ import pytest
 from responders.allowlist import AllowEntry
 from responders.gateways import feed
 from responders.gateways.app import create_app
+from responders.limits import StaticLimit, StaticPolicy
 from responders.settings import ApiSettings
 from responders.stores.base import Identity
 from responders.stores.memory import MemoryStore
@@ -84,3 +85,29 @@ async def test_the_identities_tag_says_when_to_read_identities_again(
     assert (await asked(api))["identities_tag"] != before
     known = (await api.get("/v1/identities")).json()["identities"]
     assert known["aa"]["account"] == "acct-1"
+
+
+async def test_the_static_limits_come_until_the_follower_has_them(
+    store: MemoryStore, api: httpx.AsyncClient
+) -> None:
+    limit = StaticLimit(name="free", plans=("free",), rate_per_min=6.0)
+    store.set_policy(StaticPolicy(limits=(limit,), fail_closed=("block",)).encode())
+    first = await asked(api)
+    assert first["policy"]["fail_closed"] == ["block"]
+    assert [one["name"] for one in first["policy"]["limits"]] == ["free"]
+    again = await asked(api, since=first["cursor"], policy=first["policy_tag"])
+    assert "policy" not in again
+
+
+async def test_what_is_no_policy_leaves_the_former_one(
+    store: MemoryStore, api: httpx.AsyncClient
+) -> None:
+    store.set_policy(StaticPolicy(fail_closed=("block",)).encode())
+    assert (await asked(api))["policy"]["fail_closed"] == ["block"]
+    store.set_policy(b"{}}")
+    assert (await asked(api))["policy"]["fail_closed"] == ["block"]
+
+
+async def test_an_old_cursor_is_told_the_mode(api: httpx.AsyncClient) -> None:
+    answer = await api.get("/v1/decisions", params={"since": "9.9"})
+    assert (answer.status_code, answer.json()["mode"]) == (410, "enforce")
