@@ -23,8 +23,7 @@ from detector.judge import Judged
 from detector.runners.inputs import Inputs
 from detector.runners.labels import Label
 from detector.runners.outcomes import AccountOutcome, Outcomes
-from detector.runners.pipeline import Pipeline
-from detector.runners.replay import read_events
+from detector.runners.replay import Runs, read_events
 from responders.decisions import is_enforcement
 from responders.feedback import Feedback
 from responders.policy import Policy
@@ -82,8 +81,8 @@ class Compared:
 def compare_log(
     inputs: Inputs,
     log_format: Format,
-    current: Pipeline,
-    new: Pipeline,
+    current: Runs,
+    new: Runs,
     *,
     feedback: Iterable[Feedback] = (),
     labels: dict[str, Label] | None = None,
@@ -154,6 +153,8 @@ def _decided(
         while waiting and _holds_from(waiting[-1]) <= at:
             policy.feedback(waiting.pop(), at)
         limits = verdicts[0].limits if verdicts else None
+        # A lower ceiling has fewer rungs.
+        limits = None if limits is None else limits[: len(policy.rungs)]
         said = [one.verdict for one in verdicts]
         outcomes.add(policy.decide(said, at, scorer="", baseline="", limits=limits))
 
