@@ -304,7 +304,7 @@ class Velvetrope:
                 scope["headers"],
                 path=caller.endpoint or scope["path"],
                 method=scope.get("method", "GET"),
-                account=caller.account,
+                account=caller.account or "",
             )
         except Unavailable:
             self._ask_from = time.monotonic() + _ASK_AGAIN_S
@@ -346,6 +346,8 @@ class Velvetrope:
     async def _pass_on(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the service answer what is asked of its /challenge."""
         request, _ = await _read(receive)
+        # Whoever is known by an address alone may answer from another: the answer says whose it is.
+        by_address = caller.account == f"ip:{caller.ip}"
         try:
             answer = await self._service().challenge(
                 scope["headers"],
@@ -353,7 +355,7 @@ class Velvetrope:
                 query=scope.get("query_string", b""),
                 body=request,
                 rest=scope["path"].removeprefix(self._challenge_path),
-                account=caller.account,
+                account="" if by_address else caller.account or "",
             )
         except Unavailable:
             answer = unavailable()

@@ -93,7 +93,7 @@ class Client:
         """The verdict on a request, which counts against its rate.
 
         `headers` are the request's own; `account` goes in X-Account, over whatever a client sent
-        there. Raises Unavailable.
+        there; an empty one says that it is not known. Raises Unavailable.
         """
         try:
             return _verdict(
@@ -312,7 +312,7 @@ def _relayed(
         and not name.startswith(b"x-forwarded-")
         and (account is None or name != b"x-account")
     ]
-    if account is not None:
+    if account:
         relayed.append((b"x-account", account.encode("utf-8", "surrogateescape")))
     relayed.append((b"x-forwarded-method", method.encode("latin-1", "replace")))
     relayed.append((b"x-forwarded-uri", path.encode("utf-8", "surrogateescape")))

@@ -57,6 +57,11 @@ async def test_the_account_given_beats_the_clients_own_header(store: MemoryStore
     assert verdict.account == "acct-1"
 
 
+async def test_an_account_that_is_not_known_is_not_the_clients_to_say(store: MemoryStore) -> None:
+    async with asking(store) as client:
+        assert (await client.check({"X-Account": "forged"}, account="")).account == ""
+
+
 async def test_the_path_decides_what_a_decision_covers(store: MemoryStore) -> None:
     covers = decision().applies_to.__class__(endpoints=("/v1/chat",))
     store.apply([decision(action="block", params={}, applies_to=covers)])
