@@ -109,8 +109,8 @@ def challenge_params(level: int, limit: float, false_per_1000: float) -> dict[st
 
 def difficulty_of(decision: Decision) -> int:
     """1 to HARDEST. A decision without one, as a person may write it, goes by its level."""
-    stated = decision.params.get("difficulty", decision.level)
-    return max(1, min(HARDEST, int(stated)))
+    stated = decision.params.get("difficulty")
+    return max(1, min(HARDEST, stated if type(stated) is int else decision.level))
 
 
 def lifts(passed: Passed | None, decision: Decision, now: float) -> bool:

@@ -8,6 +8,7 @@
 const IN_WORKER = typeof WorkerGlobalScope !== "undefined" && self instanceof WorkerGlobalScope;
 const WORKERS = 4;
 const MOST_COST = 1_000_000;
+const answering = new Map(); // by key: what is being paid for, once for all requests refused meanwhile
 
 /** fetch(), which on a 401 that asks for a proof of work gives one, and then asks again, once.
  *
@@ -21,9 +22,14 @@ export async function fetchAnswering(input, init = {}, { onSolving = () => {}, .
   if (place === null) return response;
   onSolving(true);
   try {
-    // The caller's key goes to its own origin alone.
-    const headers = sameOrigin(place) ? authorization(again, init) : {};
-    await answerChallenge(place, { headers, ...options });
+    const headers = authorization(again, init);
+    const who = headers.Authorization ?? "";
+    if (!answering.has(who)) {
+      // The caller's key goes to its own origin alone.
+      const answered = answerChallenge(place, { headers: sameOrigin(place) ? headers : {}, ...options });
+      answering.set(who, answered.finally(() => answering.delete(who)));
+    }
+    await answering.get(who);
   } catch (error) {
     if (!(error instanceof ChallengeError)) throw error;
     return response;

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -61,10 +62,14 @@ class ProofTransport(httpx.BaseTransport):
     ) -> None:
         self._inner = httpx.HTTPTransport() if transport is None else transport
         self._most_seconds = most_seconds
+        self._lock = threading.Lock()
+        self._answered: dict[str, int] = {}  # by key: how often it was asked, and answered or not
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """The answer, after a challenge at most."""
         twice = isinstance(request.stream, httpx.ByteStream)
+        who = request.headers.get("Authorization", "")
+        before = self._answered.get(who, 0)
         response = self._inner.handle_request(request)
         if not twice or not _may_ask(response):
             return response
@@ -72,10 +77,14 @@ class ProofTransport(httpx.BaseTransport):
         place = _place(request, response)
         if place is None:
             return response
-        try:
-            self._pass(request, place)
-        except (ChallengeFailed, httpx.HTTPError):
-            return response
+        # Of many requests that are refused at once the first pays, and for all.
+        with self._lock:
+            if self._answered.get(who, 0) == before:
+                self._answered[who] = before + 1
+                try:
+                    self._pass(request, place)
+                except (ChallengeFailed, httpx.HTTPError):
+                    return response
         response.close()
         return self._inner.handle_request(request)
 
@@ -109,10 +118,14 @@ class AsyncProofTransport(httpx.AsyncBaseTransport):
     ) -> None:
         self._inner = httpx.AsyncHTTPTransport() if transport is None else transport
         self._most_seconds = most_seconds
+        self._lock = asyncio.Lock()
+        self._answered: dict[str, int] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The answer, after a challenge at most."""
         twice = isinstance(request.stream, httpx.ByteStream)
+        who = request.headers.get("Authorization", "")
+        before = self._answered.get(who, 0)
         response = await self._inner.handle_async_request(request)
         if not twice or not _may_ask(response):
             return response
@@ -120,10 +133,14 @@ class AsyncProofTransport(httpx.AsyncBaseTransport):
         place = _place(request, response)
         if place is None:
             return response
-        try:
-            await self._pass(request, place)
-        except (ChallengeFailed, httpx.HTTPError):
-            return response
+        # Of many requests that are refused at once the first pays, and for all.
+        async with self._lock:
+            if self._answered.get(who, 0) == before:
+                self._answered[who] = before + 1
+                try:
+                    await self._pass(request, place)
+                except (ChallengeFailed, httpx.HTTPError):
+                    return response
         await response.aclose()
         return await self._inner.handle_async_request(request)
 

@@ -39,13 +39,13 @@ def keys_of(folder: Path) -> Path:
 
 @contextmanager
 def guarded(
-    redis: RedisServer, keys: Path, model: type[Answering] | None = None
+    redis: RedisServer, keys: Path, model: type[Answering] | None = None, *, tries: int = 5
 ) -> Iterator[tuple[Gateway, RedisStore]]:
-    """In enforcement; the keys of ada and bea are known, and a proof takes 5 tries."""
+    """In enforcement; the keys of ada and bea are known, and a proof takes `tries` on average."""
     settings = ApiSettings(
         secret=SecretStr("s3cret"),
         challenge_url=PAGE,
-        challenge=ChallengeSettings(keys=keys, proof=True, tries=5),
+        challenge=ChallengeSettings(keys=keys, proof=True, tries=tries),
         refresh_s=0.01,
     )
     prefix = f"{uuid.uuid4().hex}:"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import altcha
@@ -83,6 +86,43 @@ async def test_the_async_transport_does_the_same() -> None:
         answer = await asynchronous.post("/v1/chat", json={"a": 1})
     assert (answer.status_code, answer.json()) == (200, {"a": 1})
     assert len(server.told) == 4
+
+
+class SlowServer(Server):
+    """Refuses eight requests before it issues a challenge to any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused = threading.Barrier(8)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path != "/challenge" and not self.passed:
+            self.refused.wait(timeout=10)
+        return super().__call__(request)
+
+
+def test_of_many_requests_refused_at_once_one_pays_for_all() -> None:
+    server = SlowServer()
+    with client(server) as shared, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: shared.get(f"/v1/{n}"), range(8)))
+    assert [a.status_code for a in answers] == [200] * 8
+    assert server.told.count(("GET", "/challenge")) == 1
+
+
+async def test_of_many_async_requests_refused_at_once_one_pays_for_all() -> None:
+    server = Server()
+    refused = asyncio.Barrier(8)
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        if request.url.path != "/challenge" and not server.passed:
+            await refused.wait()
+        return server(request)
+
+    transport = AsyncProofTransport(httpx.MockTransport(slow))
+    async with httpx.AsyncClient(transport=transport, base_url="https://api.test") as shared:
+        answers = await asyncio.gather(*(shared.get(f"/v1/{n}") for n in range(8)))
+    assert [a.status_code for a in answers] == [200] * 8
+    assert server.told.count(("GET", "/challenge")) == 1
 
 
 def test_the_key_goes_to_no_other_origin() -> None:

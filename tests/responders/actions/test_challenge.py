@@ -223,6 +223,7 @@ def test_a_decision_without_a_difficulty_goes_by_its_level() -> None:
     assert difficulty_of(decision(action="challenge", level=2, params={})) == 2
     assert difficulty_of(decision(action="challenge", params={"difficulty": 4})) == 4
     assert difficulty_of(decision(action="challenge", params={"difficulty": 99})) == 6
+    assert difficulty_of(decision(action="challenge", params={"difficulty": "x"})) == 1
 
 
 def passed(**changes: Any) -> Passed:
