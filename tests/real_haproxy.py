@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -60,7 +61,8 @@ class HaproxyServer:
         log = self.folder / "haproxy.log"
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                [_program(), "-f", DEPLOY / "velvetrope.cfg", "-f", self._config],
+                # As a service runs it: a master, and a worker that a reload replaces.
+                [_program(), "-W", "-f", DEPLOY / "velvetrope.cfg", "-f", self._config],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -75,10 +77,15 @@ class HaproxyServer:
                 raise RuntimeError(f"HAProxy did not start: {log.read_text(errors='replace')}")
             time.sleep(0.01)
 
-    def stop(self) -> None:
-        """Kill it, and with it every map in its memory."""
+    def reload(self) -> None:
+        """Have a new worker read the configuration and the files; the old one ends."""
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(signal.SIGUSR2)
+
+    def stop(self) -> None:
+        """End it, and with it every map in its memory."""
+        if self._process is not None:
+            self._process.terminate()  # of the master: its workers are killed
             self._process.wait()
             self._process = None
 

@@ -359,6 +359,24 @@ def test_haproxy_restarted_has_everything_again(gate: Gate) -> None:
     gate.until(403, "key-of-bea")
 
 
+def test_haproxy_reloaded_has_everything_again(gate: Gate) -> None:
+    gate.decide()
+    gate.until(403)
+    # What the files do not have yet, the new worker gets from the follower.
+    gate.decide(value="acct-bea")
+    gate.server.reload()
+    with httpx.Client(base_url=gate.client.base_url) as client:
+        new = Gate(gate.server, gate.store, client)
+        wait_for(
+            lambda: {new.post(key).status_code for key in ("key-of-ada", "key-of-bea")} == {403},
+            "never 403",
+            within_s=3,
+        )
+    gate.decide(value="acct-bea", action="clear", level=0)
+    with httpx.Client(base_url=gate.client.base_url) as client:
+        Gate(gate.server, gate.store, client).until(200, "key-of-bea")
+
+
 def test_a_restarted_follower_goes_on(store: RedisStore, model_port: int) -> None:
     with (
         haproxy(model_port) as server,
