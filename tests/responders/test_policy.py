@@ -563,3 +563,13 @@ def test_a_tighter_limit_takes_nobody_down() -> None:
     # But no further: that is new harm.
     assert steps(held(policy, back + 1, TIGHT, verdict(0.2, evidence=8.0))) == []
     assert steps(held(policy, back + 2, WIDE, verdict(0.2, evidence=8.0))) == [("challenge", 1)]
+
+
+def test_a_challenge_renewed_on_stronger_evidence_is_harder() -> None:
+    policy = Policy(PolicySettings(ceiling="challenge"))
+    asked = []
+    for block, evidence in enumerate((CHALLENGE, CHALLENGE, CHALLENGE, CHALLENGE / 4), start=1):
+        now = NOW + block * HOUR / 2
+        asked += decide(policy, now, verdict(evidence, n_events=32 * block))
+    challenges = [d for d in asked if d.action == "challenge"]
+    assert [d.params for d in challenges] == [{"difficulty": 1}, {"difficulty": 3}]

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import jwt
 import pytest
+from pydantic import SecretStr
 from velvetrope_client.keys import Keyring
 from velvetrope_client.proof import solve
 
@@ -24,6 +25,7 @@ from responders.settings import ApiSettings, ChallengeSettings, RedisSettings
 from responders.stores.base import DecisionStore, Identity
 from responders.stores.memory import MemoryStore
 from responders.stores.redis import RedisStore
+from tests.real_redis import redis_server
 from tests.responders.making import NOW, decision
 
 KEYRING = Keyring.new("2026-11")
@@ -422,3 +424,23 @@ def test_a_keyring_that_is_none_is_refused_at_the_start(tmp_path: Path) -> None:
 def test_an_address_that_could_not_stand_in_a_document_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="challenge_url"):
         ApiSettings(challenge_url=url)
+
+
+async def test_no_work_is_lost_on_a_store_that_is_away(clock: Clock, tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text(KEYRING.dump())
+    settings = ApiSettings(
+        refresh_s=1e-9, challenge=ChallengeSettings(keys=tmp_path / "keys.json", tries=2)
+    )
+    with redis_server() as server:
+        store = RedisStore(RedisSettings(url=SecretStr(server.url)), clock=clock)
+        app = create_app(store, settings, clock=clock, limiter=MemoryLimiter())
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://velvetrope") as api:
+            store.set_mode("enforce")
+            store.apply([challenged()])
+            answer = await proof(api)
+            server.stop()
+            assert (await submit(api, answer)).status_code == 503
+            server.start()
+            assert (await submit(api, answer)).status_code == 200
+        store.close()
