@@ -7,6 +7,7 @@ An application that answers at once is called as a server calls it (14 header fi
 with the middleware and without, in alternating rounds of one process; the time of each request is
 taken, and the medians are compared. The decisions, about other accounts, come through the change
 feed of a real verdict API in a process of its own (a store in memory). Callers are 1,000 keys.
+While the copy is read, requests come a thousand a second: their p99 and the longest are told too.
 Memory is what the process holds more once the copy has been read, by its resident pages.
 Last, decisions are written to a store at random moments, and the time is taken until the copy, at
 its default pace, has each: from decision to enforcement.
@@ -62,7 +63,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     print(
         f"{'decisions':>9} {'read in s':>9} {'CPU s':>6} {'MB':>6} {'without us':>10} "
-        f"{'with us':>8} {'added us':>8} {'ratio':>6} {'p99 us: without':>15} {'with':>6}"
+        f"{'with us':>8} {'added us':>8} {'ratio':>6} {'p99 us: without':>15} {'with':>6} "
+        f"{'while reading':>13} {'longest':>8}"
     )
     for count in options.decisions:
         with _verdict_api(count) as url:
@@ -114,8 +116,7 @@ def _measure(url: str, count: int, requests: int, events: bool) -> None:
     before = _resident_mb()
     began, used = time.perf_counter(), time.process_time()
     with Copy(url) as copy, contextlib.ExitStack() as stack:
-        while not copy.wait(0.05):
-            pass
+        stalled = asyncio.run(_while_reading(copy))
         read_s, cpu_s = time.perf_counter() - began, time.process_time() - used
         assert len(copy) == count, f"{len(copy)} decisions of {count}"
         gc.collect()
@@ -130,8 +131,29 @@ def _measure(url: str, count: int, requests: int, events: bool) -> None:
     print(
         f"{count:9} {read_s:9.2f} {cpu_s:6.2f} {weighs:6.0f} {without / 1e3:10.2f} "
         f"{with_ / 1e3:8.2f} {(with_ - without) / 1e3:8.2f} {with_ / without:6.2f} "
-        f"{_p99(plain) / 1e3:15.1f} {_p99(kept) / 1e3:6.1f}"
+        f"{_p99(plain) / 1e3:15.1f} {_p99(kept) / 1e3:6.1f} "
+        f"{_p99(stalled) / 1e3:13.1f} {max(stalled) / 1e3:8.0f}"
     )
+
+
+async def _while_reading(copy: Copy) -> list[int]:
+    """Nanoseconds of requests, a thousand a second, until the copy has been read."""
+    app = Velvetrope(_application, copy=copy)
+    scope, times = _scope(0), []
+    while not copy.wait(0.0):
+        began = time.perf_counter_ns()
+        await app(dict(scope), _receive, _send)
+        times.append(time.perf_counter_ns() - began)
+        await asyncio.sleep(0.001)
+    return times
+
+
+async def _receive() -> Any:
+    return {"type": "http.request", "body": _BODY, "more_body": False}
+
+
+async def _send(_: Any) -> None:
+    return None
 
 
 async def _application(scope: Any, receive: Any, send: Any) -> None:
@@ -145,20 +167,12 @@ async def _timed(plain: App, guarded: App, requests: int) -> tuple[list[int], li
     """Nanoseconds of each request, without and with."""
     scopes = [_scope(i) for i in range(_CALLERS)]
     times: tuple[list[int], list[int]] = ([], [])
-    message = {"type": "http.request", "body": _BODY, "more_body": False}
-
-    async def receive() -> Any:
-        return message
-
-    async def send(_: Any) -> None:
-        return None
-
     for at in range(-2 * _ROUND, requests, _ROUND):
         for app, into in ((plain, times[0]), (guarded, times[1])):
             for i in range(_ROUND):
                 scope = dict(scopes[i % _CALLERS])
                 began = time.perf_counter_ns()
-                await app(scope, receive, send)
+                await app(scope, _receive, _send)
                 took = time.perf_counter_ns() - began
                 if at >= 0:
                     into.append(took)
