@@ -26,7 +26,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -81,6 +81,7 @@ class Haproxy:
         self._decisions: dict[tuple[str, str], Decision] = {}
         self._expiries: list[tuple[float, str, str]] = []
         self._networks: dict[_Network, dict[str, Decision]] = {}
+        self._networks_changed = False
         self._endpoints: dict[tuple[str, ...], int] = {("*",): 0}
         self._token = secrets.token_hex(8)
         self._pushed = False
@@ -107,6 +108,8 @@ class Haproxy:
     def push(self, now: float) -> None:
         """See Target. Raises OSError when the files cannot be written the first time."""
         self._expire(now)
+        if self._networks_changed:
+            self._map_networks(now)
         troubles = []
         try:
             for name in MAPS:
@@ -166,7 +169,7 @@ class Haproxy:
         if key[0] in ("ip", "cidr"):
             network = ipaddress.ip_network(key[1])
             self._networks.setdefault(network, {})[key[0]] = decision
-            self._map_networks(now)
+            self._networks_changed = True
         else:
             self._maps["decisions"].put(_key(*key), entry(decision, endpoints))
 
@@ -178,7 +181,7 @@ class Haproxy:
             del self._networks[network][key[0]]
             if not self._networks[network]:
                 del self._networks[network]
-            self._map_networks(float("-inf"))
+            self._networks_changed = True
         else:
             self._maps["decisions"].drop(_key(*key))
 
@@ -193,26 +196,22 @@ class Haproxy:
         self._decisions.clear()
         self._expiries.clear()
         self._networks.clear()
+        self._networks_changed = True
         self._maps["decisions"].replace({})
-        self._maps["networks"].replace({})
 
     def _map_networks(self, now: float) -> None:
         """Each network gets the strongest of its own and of those around it.
 
-        HAProxy finds the narrowest alone. These are few.
+        HAProxy finds the narrowest alone.
         """
         wanted = {}
-        for network in self._networks:
-            around = [
-                decision
-                for other, decisions in self._networks.items()
-                if other.version == network.version and network.subnet_of(other)  # type: ignore[arg-type]
-                for decision in decisions.values()
-            ]
-            best = strongest(around, now)
+        for network, around in _with_those_around(self._networks):
+            decisions = [d for one in around for d in self._networks[one].values()]
+            best = strongest(decisions, now)
             if best is not None:
                 wanted[str(network)] = entry(best, self._endpoints_of(best))
         self._maps["networks"].replace(wanted)
+        self._networks_changed = False
 
     def _endpoints_of(self, decision: Decision) -> int:
         """The number of the decision's set of endpoints; 0 is all of them."""
@@ -378,13 +377,20 @@ def _longest(networks: Mapping[str, str]) -> dict[str, str]:
     """Each network allowed for as long as any around it is."""
     parsed = {ipaddress.ip_network(network): until for network, until in networks.items()}
     return {
-        str(network): max(
-            (
-                until
-                for other, until in parsed.items()
-                if other.version == network.version and network.subnet_of(other)  # type: ignore[arg-type]
-            ),
-            key=int,
-        )
-        for network in parsed
+        str(network): max((parsed[one] for one in around), key=int)
+        for network, around in _with_those_around(parsed)
     }
+
+
+def _with_those_around(
+    networks: Collection[_Network],
+) -> Iterator[tuple[_Network, list[_Network]]]:
+    """Each network, and those of them that contain it, itself too."""
+    sizes = {(network.version, network.prefixlen) for network in networks}
+    for network in networks:
+        wider = [
+            network.supernet(new_prefix=prefix)
+            for version, prefix in sizes
+            if version == network.version and prefix <= network.prefixlen
+        ]
+        yield network, [one for one in wider if one in networks]

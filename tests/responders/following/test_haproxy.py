@@ -107,3 +107,32 @@ def test_files_that_cannot_be_written_at_first_are_an_error(tmp_path: Path) -> N
     target = Haproxy(tmp_path / "nowhere", Runtime(tmp_path / "no.sock"), stale_after_s=10.0)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         learn(target)
+
+
+def test_a_network_gets_the_strongest_decision_of_those_around_it(
+    target: Haproxy, tmp_path: Path
+) -> None:
+    learn(
+        target,
+        decision(scope="cidr", value="10.0.0.0/8", action="block", expires_at=NOW + 5),
+        decision(scope="cidr", value="10.1.0.0/16", action="challenge"),
+        decision(scope="ip", value="10.1.2.3", action="poison", params={}),
+    )
+    assert actions(tmp_path) == {
+        "10.0.0.0/8": "block",
+        "10.1.0.0/16": "block",
+        "10.1.2.3/32": "block",
+    }
+    again = Haproxy(tmp_path, Runtime(tmp_path / "no.sock"), stale_after_s=10.0)
+    learn(
+        again,
+        decision(scope="cidr", value="10.1.0.0/16", action="challenge"),
+        decision(scope="ip", value="10.1.2.3", action="poison", params={}),
+    )
+    assert actions(tmp_path) == {"10.1.0.0/16": "challenge", "10.1.2.3/32": "poison"}
+
+
+def actions(tmp_path: Path) -> dict[str, str]:
+    """Network to action."""
+    lines = [line.split() for line in written(tmp_path, "networks")]
+    return {network: value.partition("|")[0] for network, value in lines}
