@@ -7,16 +7,19 @@ import json
 import random
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from velvetrope_client.sketch import Sketcher
 
 from detector.formats.body import read_body
+from responders.gateways.caller import key_scope
 from responders.settings import RedisSettings
 from responders.stores.redis import RedisStore
 from tests.deploy.gateway import Gateway, Model, served
 from tests.deploy.lua_gateway import DEPLOY, lua_gateway
+from tests.real_nginx import free_port
 from tests.real_redis import RedisServer
 
 ROOT: Final = DEPLOY.parents[1]
@@ -40,12 +43,16 @@ PROBE: Final = """
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    redis_running: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    keys = tmp_path_factory.mktemp("keys") / "keys.json"
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A keyring, as a file."""
+    file = tmp_path_factory.mktemp("keys") / "keys.json"
     ring = {"format": 1, "keys": [{"id": "2026-11", "secret": VECTORS["secret"]}]}
-    keys.write_text(json.dumps(ring))
+    file.write_text(json.dumps(ring))
+    return file
+
+
+@pytest.fixture(scope="module")
+def gateway(redis_running: RedisServer, keys: Path) -> Iterator[Gateway]:
     prefix = f"{uuid.uuid4().hex}:"
     store = RedisStore(RedisSettings(url=redis_running.url, prefix=prefix))
     store.set_mode("enforce")
@@ -167,3 +174,20 @@ def test_the_detector_reads_the_line_with_model_and_parameters(gateway: Gateway)
     assert event.model == "gpt-x"
     assert event.params == read_body(json.dumps(body)).params
     assert b"secret" not in log.read_bytes().splitlines()[before]
+
+
+def test_what_is_let_through_without_redis_counts_with_its_sketch(keys: Path) -> None:
+    with (
+        served(Model().handler()) as model_port,
+        lua_gateway(
+            f"redis://127.0.0.1:{free_port()}",
+            model_port,
+            prefix="velvetrope:",
+            log_input="sketch",
+            keys_file=str(keys),
+        ) as gateway,
+    ):
+        assert gateway.post("key").status_code == 200
+        event = gateway.events(1)[0]
+    assert event.account == event.api_key == key_scope(b"key")
+    assert event.input_sketch is not None

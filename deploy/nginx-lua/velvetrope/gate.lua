@@ -212,10 +212,7 @@ end
 -- In log_by_lua, when the client has its answer: what the log says of the request's input. Unless
 -- this says so, the body is not in the log.
 function _M.log()
-  if not sketcher or ngx.var.velvetrope_action == "" then
-    return
-  end
-  local text = ngx.req.get_body_data()
+  local text = sketcher and ngx.req.get_body_data()
   if not text then
     return
   end
