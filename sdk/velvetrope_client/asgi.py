@@ -44,6 +44,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _OURS: Final = b"x-velvetrope"
 _SHARED: Final = frozenset(("account", "api_key"))  # scopes that the verdict API sees as well
+_MAPPED: Final = "::ffff:"  # before an IPv4 address, where a server listens for both kinds
 _ASK_AGAIN_S: Final = 1.0
 _MAX_REQUEST: Final = 4 << 20
 _MAX_ANSWER: Final = 16 << 20
@@ -114,7 +115,10 @@ class Headers:
             elif name == self._account:
                 account = value.decode("utf-8", "surrogateescape") or None
         client = scope.get("client")
-        return Caller(account, key, None, client[0] if client else None, scope["path"])
+        ip = client[0] if client else None
+        if ip is not None and ip.startswith(_MAPPED) and "." in ip:
+            ip = ip[len(_MAPPED) :]
+        return Caller(account, key, None, ip, scope["path"])
 
 
 class Velvetrope:
@@ -136,7 +140,8 @@ class Velvetrope:
             others fail open. None: those of the service's policy, as it said last.
         challenge_path: where the application's clients reach the service's /challenge, as
             `api.challenge.place` says, for it to be passed on there; None passes nothing on.
-        events: where to post an access event for each request; None posts none.
+        events: where to post an access event for each request to one of `events_at` (glob patterns
+            of paths); None posts none.
         sketcher: posts sketches in place of texts.
         annotate: gets each event, the request's body and the last bytes of the answer, and may add
             to the event; in the thread that posts.
@@ -160,6 +165,7 @@ class Velvetrope:
         fail_closed: Collection[str] | None = None,
         challenge_path: str | None = None,
         events: EventQueue | None = None,
+        events_at: Collection[str] = ("*",),
         sketcher: Sketcher | None = None,
         annotate: Annotate | None = None,
         challenge_url: str | None = None,
@@ -178,7 +184,7 @@ class Velvetrope:
         self._static_limits = static_limits
         self._fail_closed = None if fail_closed is None else frozenset(fail_closed)
         self._challenge_path = challenge_path
-        self._events = None if events is None else Recorder(events, sketcher, annotate)
+        self._events = None if events is None else Recorder(events, events_at, sketcher, annotate)
         self._block = block(status_block)
         self._challenge = challenge(challenge_url)
         self._client = client
@@ -203,8 +209,9 @@ class Velvetrope:
                 break
         caller = self.copy.resolve(self._identify(scope))
         record = None
-        if self._events is not None and kind == "http":
-            record = self._events.begin(caller, scope, receive, send)
+        events = self._events
+        if events is not None and kind == "http" and events.wants(scope["path"]):
+            record = events.begin(caller, scope, receive, send)
             receive, send = record.receive, record.send
         try:
             decision = self.copy.find(caller)
@@ -239,6 +246,8 @@ class Velvetrope:
         record: Record | None,
     ) -> None:
         if self._is_challenge(scope):
+            if record is not None:
+                record.counts = False
             await self._pass_on(caller, scope, receive, send)
             return
         verdict = await self._verdict(decision, caller, scope)

@@ -13,6 +13,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -216,7 +217,9 @@ class EventQueue:
         self.posted = 0
         self.rejected = 0
         self.dropped = 0
-        self._client = Client(url, secret=secret, timeout_s=timeout_s, transport=transport)
+        self._new_client = partial(
+            Client, url, secret=secret, timeout_s=timeout_s, transport=transport
+        )
         self._room = room
         self._every_s = every_s
         self._waiting: deque[Event] = deque()
@@ -250,7 +253,6 @@ class EventQueue:
         self.dropped += len(self._waiting) + len(self._batch)
         self._waiting.clear()
         self._batch = []
-        self._client.close()
 
     def _start(self) -> None:
         with self._lock:
@@ -261,13 +263,18 @@ class EventQueue:
                 self._thread.start()
 
     def _run(self) -> None:
+        # A client of the thread's own: connections must not be shared with a process that forked.
+        with self._new_client() as client:
+            self._post_with(client)
+
+    def _post_with(self, client: Client) -> None:
         pause = self._every_s
         while not self._stop or self._waiting or self._batch:
             self._wake.wait(pause)
             self._wake.clear()
             while self._fill():
                 try:
-                    found = self._client.post(self._batch)
+                    found = client.post(self._batch)
                 except Unavailable as error:
                     if pause == self._every_s:
                         _log.warning("events cannot be posted now: %s", error)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from fnmatch import fnmatchcase
 from itertools import count
 from typing import Any, Final
 
@@ -36,18 +37,28 @@ class Recorder:
 
     Args:
         queue: what posts them.
+        at: endpoints whose requests become events, as glob patterns.
         sketcher: for sketches in place of texts.
         annotate: may add to an event, given the request's body and the answer's last 16 KiB.
     """
 
     def __init__(
-        self, queue: EventQueue, sketcher: Sketcher | None, annotate: Annotate | None
+        self,
+        queue: EventQueue,
+        at: Collection[str],
+        sketcher: Sketcher | None,
+        annotate: Annotate | None,
     ) -> None:
         self.queue = queue
+        self._at = tuple(at)
         self.sketcher = sketcher
         self.annotate = annotate
         self._name = f"{os.urandom(8).hex()}-%x"
         self._numbers = count()
+
+    def wants(self, path: str) -> bool:
+        """Whether a request to `path` becomes an event."""
+        return "*" in self._at or any(fnmatchcase(path, pattern) for pattern in self._at)
 
     def begin(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> Record:
         """The record of a request that arrives now."""
@@ -70,6 +81,7 @@ class Record:
         "_scope",
         "_send",
         "_status",
+        "counts",
         "refused",
     )
 
@@ -83,6 +95,7 @@ class Record:
         send: Send,
     ) -> None:
         self.refused = False
+        self.counts = True  # as a request of the model
         self._recorder = recorder
         self._name = name
         self._caller = caller
@@ -117,7 +130,7 @@ class Record:
     def end(self) -> None:
         """The request has ended: have its events posted."""
         self._ended = time.perf_counter()
-        if self._caller.account is not None:
+        if self.counts and self._caller.account is not None:
             self._recorder.queue.put(self.events)
 
     def events(self) -> list[dict[str, Any]]:

@@ -248,6 +248,21 @@ async def test_what_fails_closed_is_the_services_to_say() -> None:
     assert (await ask(guarded(App(), copy, fail_closed=()))).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("address", "account"),
+    [("::ffff:192.0.2.1", "ip:192.0.2.1"), ("2001:db8::1", "ip:2001:db8::1")],
+)
+async def test_an_address_has_one_spelling(address: str, account: str) -> None:
+    app = App()
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": (address, 1)}
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    await guarded(app, Known())(scope, receive, Sent())
+    assert app.scope["velvetrope"].account == account
+
+
 class Sent(list[Any]):
     async def __call__(self, message: Any) -> None:
         self.append(message)
@@ -483,6 +498,22 @@ async def test_the_operator_adds_what_only_he_knows() -> None:
     app = App(body=b'{"label": "cat"}')
     event = await recorded(app, json={"text": "what is it"}, settings={"annotate": annotate})
     assert (event["output"], event["plan"]) == ({"label": "cat"}, "free")
+
+
+async def test_only_some_endpoints_become_events() -> None:
+    queue = Kept()
+    service = Service(lambda _: httpx.Response(200, json={}))
+    middleware = guarded(
+        App(),
+        Known(),
+        service,
+        events=queue,
+        events_at=["/v1/*", "/challenge"],
+        challenge_path="/challenge",
+    )
+    for path in ("/v1/chat", "/healthz", "/challenge"):
+        await ask(middleware, path=path, headers={"X-Account": "a"})
+    assert [event["endpoint"] for event in queue.events] == ["/v1/chat"]
 
 
 async def test_only_a_part_of_a_long_body_is_kept() -> None:
