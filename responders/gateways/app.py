@@ -127,7 +127,7 @@ class _Api:
         self._limiter = limiter
         self._clock = clock
         self._view = View(store, settings, clock)
-        self._feed = Feed(store, clock)
+        self._feed = Feed(store, self._view, settings.refresh_s / 5, clock)
         self._desk = ChallengeDesk(store, self._view, limiter, settings, metrics, clock)
         self._answers = Answers(self._view, limiter, settings, clock, self._desk)
 

@@ -15,15 +15,22 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from responders.allowlist import AllowEntry, BadEntry, canonical_value
-from responders.decisions import Decision, is_enforcement, strongest
+from responders.decisions import SCOPES, Decision, is_enforcement, strongest
 from responders.feedback import RunMode
 from responders.gateways.caller import Caller
 from responders.limits import NO_LIMITS, BadPolicy, StaticPolicy, covers
 from responders.settings import ApiSettings
-from responders.stores.base import CursorTooOld, DecisionStore, Identity, StoreUnavailable
+from responders.stores.base import (
+    CursorTooOld,
+    DecisionStore,
+    Identity,
+    StoreUnavailable,
+    decode_decision,
+    gateway_json,
+)
 
 __all__ = ["View"]
 
@@ -34,6 +41,7 @@ _ALLOW_KEPT_S: Final = 0.5
 _RETRY_S: Final = 0.5
 _PATIENCE_S: Final = 0.15
 _PATIENCE_STALE_S: Final = 2.0
+_AT_ONCE: Final = 500  # changes taken between two turns of the event loop
 
 
 class View:
@@ -49,9 +57,7 @@ class View:
         self._store = store
         self._settings = settings
         self._clock = clock
-        self._decisions: dict[tuple[str, str], Decision] = {}
-        self._networks: dict[tuple[int, int], int] = {}  # (IP version, prefix length) → decisions
-        self._sweep_at = 1024
+        self._table = _Table()
         self._cursor: str | None = None
         self._mode: RunMode = "shadow"
         self._static = NO_LIMITS
@@ -79,7 +85,16 @@ class View:
         return time.monotonic() - self._read_at
 
     def __len__(self) -> int:
-        return len(self._decisions)
+        return len(self._table)
+
+    def snapshot(self) -> tuple[str, list[bytes]]:
+        """What is live and enforced, as gateways see it (JSON), and the cursor to go on from.
+
+        Raises StoreUnavailable when nothing was read yet.
+        """
+        if self._cursor is None:
+            raise StoreUnavailable("the decisions were not read yet")
+        return self._cursor, self._table.live(self._clock())
 
     async def current(self) -> None:
         """Make sure that the copy is fresh enough. Raises StoreUnavailable when it is too old."""
@@ -129,14 +144,9 @@ class View:
 
     def strongest(self, identity: Mapping[str, str], caller: Caller) -> Decision | None:
         """The strongest live decision that matches the caller and covers the request."""
-        matching = []
-        for key in identity.items():
-            decision = self._decisions.get(key)
-            if decision is not None and _covers(decision, caller):
-                matching.append(decision)
-        if self._networks and "ip" in identity:
-            matching += [d for d in self._of_networks(identity["ip"]) if _covers(d, caller)]
-        return strongest(matching, self._clock()) if matching else None
+        now = self._clock()
+        matching = [d for d in self._table.matching(identity, now) if _covers(d, caller)]
+        return strongest(matching, now) if matching else None
 
     async def allows(self, identity: Mapping[str, str]) -> AllowEntry | None:
         """The allowlist entry that covers an identity; asked of the store at most twice a second.
@@ -197,43 +207,46 @@ class View:
     async def _refresh(self) -> None:
         asked_at = time.monotonic()
         try:
-            mode, policy, snapshot, changes, cursor = await asyncio.to_thread(
-                self._read, self._cursor
-            )
+            read = await asyncio.to_thread(self._read, self._cursor)
         except StoreUnavailable as error:
             self._failed_at = time.monotonic()
             self._away = True
             _log.warning("decisions cannot be read: %s", error)
             return
         self._away = False
-        if snapshot:
-            self._decisions.clear()
-            self._networks.clear()
-        for decision in changes:
-            self._put(decision)
-        self._cursor = cursor
-        self._mode = mode
-        self._put_policy(policy)
+        if read.table is not None:
+            self._table = read.table
+        for start in range(0, len(read.changes), _AT_ONCE):
+            for decision in read.changes[start : start + _AT_ONCE]:
+                self._table.put(decision)
+            await asyncio.sleep(0)
+        self._cursor = read.cursor
+        self._mode = read.mode
+        self._put_policy(read.policy)
         self._read_at = asked_at
-        self._sweep()
+        self._table.sweep(self._clock())
 
-    def _read(self, cursor: str | None) -> tuple[RunMode, bytes | None, bool, list[Decision], str]:
-        """Mode, static limits, whether it is a snapshot, decisions, cursor. Runs in a thread."""
+    def _read(self, cursor: str | None) -> _Read:
+        """Runs in a thread, where a whole new table is made too: it may take seconds."""
         mode, policy = self._store.mode(), self._store.policy()
-        snapshot = cursor is None
-        decisions: list[Decision] = []
+        table = None
+        changed: list[Decision] = []
         while True:
+            if cursor is None:
+                table, changed = _Table(), []
+                cursor, enforced = self._store.snapshot()
+                for decision in enforced:
+                    table.put(decision)
             try:
+                # A snapshot is followed by a look at what changed while it was taken.
                 changes = self._store.changes(cursor)
             except CursorTooOld:
-                cursor, snapshot, decisions = None, True, []
+                cursor = None
                 continue
-            decisions += changes.decisions
-            # A snapshot is followed by a look at what changed while it was taken.
-            more = changes.more or cursor is None
+            changed += changes.decisions
             cursor = changes.cursor
-            if not more:
-                return mode, policy, snapshot, decisions, cursor
+            if not changes.more:
+                return _Read(mode, policy, table, changed, cursor)
 
     def _put_policy(self, text: bytes | None) -> None:
         if text == self._static_text:
@@ -245,24 +258,75 @@ class View:
             # Whatever somebody wrote there by hand: what held until now goes on holding.
             _log.warning("%s; the former ones hold on", error)
 
-    def _put(self, decision: Decision) -> None:
+
+class _Read(NamedTuple):
+    """What a look at the store found; `table` when it had to be read whole."""
+
+    mode: RunMode
+    policy: bytes | None
+    table: _Table | None
+    changes: list[Decision]
+    cursor: str
+
+
+# Version, expiry and JSON: exact tuples of atoms, which the garbage collector stops tracking, and a
+# third of what the structs take (docs/decisions/0140).
+_Kept = tuple[int, float, bytes]
+
+
+class _Table:
+    """Enforced decisions by (scope, value), decoded when a caller matches."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, dict[str, _Kept]] = {scope: {} for scope in SCOPES}
+        self._networks: dict[tuple[int, int], int] = {}  # (IP version, prefix length) → decisions
+        self._sweep_at = 1024
+
+    def __len__(self) -> int:
+        return sum(map(len, self._kept.values()))
+
+    def put(self, decision: Decision) -> None:
+        """Take a decision, unless one of the same or a higher version is kept."""
         try:
-            key = (decision.scope, canonical_value(decision.scope, decision.value))
+            value = canonical_value(decision.scope, decision.value)
         except BadEntry as error:
             _log.warning("decision %s is passed over: %s", decision.id, error)
             return
-        kept = self._decisions.get(key)
-        if kept is not None and kept.version >= decision.version:
+        kept = self._kept[decision.scope].get(value)
+        if kept is not None and kept[0] >= decision.version:
             return
-        self._drop(key)
+        self._drop(decision.scope, value)
         if decision.mode == "enforce" and is_enforcement(decision.action):
-            self._decisions[key] = decision
+            text = gateway_json(decision)
+            self._kept[decision.scope][value] = (decision.version, decision.expires_at, text)
             if decision.scope == "cidr":
-                self._count_network(key[1], 1)
+                self._count_network(value, 1)
 
-    def _drop(self, key: tuple[str, str]) -> None:
-        if self._decisions.pop(key, None) is not None and key[0] == "cidr":
-            self._count_network(key[1], -1)
+    def matching(self, identity: Mapping[str, str], now: float) -> list[Decision]:
+        """Live decisions about any scope of an identity, and about networks that hold its `ip`."""
+        found = [self._kept[scope].get(value) for scope, value in identity.items()]
+        if self._networks and "ip" in identity:
+            found += self._of_networks(identity["ip"])
+        return [decode_decision(kept[2]) for kept in found if kept is not None and kept[1] > now]
+
+    def live(self, now: float) -> list[bytes]:
+        """The JSON of every decision that has not ended."""
+        return [
+            kept[2] for values in self._kept.values() for kept in values.values() if kept[1] > now
+        ]
+
+    def sweep(self, now: float) -> None:
+        """Drop decisions that ended, each time their number doubled."""
+        if len(self) < self._sweep_at:
+            return
+        for scope, values in self._kept.items():
+            for value in [value for value, kept in values.items() if kept[1] <= now]:
+                self._drop(scope, value)
+        self._sweep_at = max(1024, 2 * len(self))
+
+    def _drop(self, scope: str, value: str) -> None:
+        if self._kept[scope].pop(value, None) is not None and scope == "cidr":
+            self._count_network(value, -1)
 
     def _count_network(self, value: str, change: int) -> None:
         network = ipaddress.ip_network(value)
@@ -271,25 +335,13 @@ class View:
         if self._networks[size] <= 0:
             del self._networks[size]
 
-    def _of_networks(self, address: str) -> list[Decision]:
+    def _of_networks(self, address: str) -> list[_Kept | None]:
         ip = ipaddress.ip_address(address)
-        found = []
-        for version, prefix in self._networks:
-            if version == ip.version:
-                network = ipaddress.ip_network((ip, prefix), strict=False)
-                decision = self._decisions.get(("cidr", str(network)))
-                if decision is not None:
-                    found.append(decision)
-        return found
-
-    def _sweep(self) -> None:
-        """Drop decisions that ended, each time their number doubled."""
-        if len(self._decisions) < self._sweep_at:
-            return
-        now = self._clock()
-        for key in [k for k, d in self._decisions.items() if d.expires_at <= now]:
-            self._drop(key)
-        self._sweep_at = max(1024, 2 * len(self._decisions))
+        return [
+            self._kept["cidr"].get(str(ipaddress.ip_network((ip, prefix), strict=False)))
+            for version, prefix in self._networks
+            if version == ip.version
+        ]
 
 
 class _Remembered(OrderedDict[str, tuple[_T, float]]):

@@ -123,6 +123,13 @@ class DecisionStore(Protocol):
         Raises CursorTooOld.
         """
 
+    def snapshot(self) -> tuple[str, Iterable[Decision]]:
+        """A cursor, and then what is enforced, as `changes` gives it: one by one, for many.
+
+        What changes while it is read comes after the cursor too. Reading on raises
+        StoreUnavailable.
+        """
+
     def rebuild(self, decisions: Sequence[Decision]) -> None:
         """Replace everything kept by `decisions`, whatever its versions, and start a new epoch."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from responders.actions.challenge import Passed
 from responders.allowlist import AllowEntry, Allowlist
@@ -133,6 +133,11 @@ class MemoryStore:
                 decisions=[d for _, d in given],
                 more=len(after) > len(given),
             )
+
+    def snapshot(self) -> tuple[str, Iterable[Decision]]:
+        """See DecisionStore."""
+        changes = self.changes()
+        return changes.cursor, changes.decisions
 
     def rebuild(self, decisions: Sequence[Decision]) -> None:
         """See DecisionStore."""

@@ -332,13 +332,23 @@ class RedisStore:
     def changes(self, since: str | None = None, limit: int = 10_000) -> Changes:
         """See DecisionStore."""
         if since is None:
-            epoch, info = self._view(self._commands.stream_state())
-            enforced = self._commands.enforced(self._scan("decision"))
-            cursor = f"{_epoch(epoch)}.{_stream_info(info).last}"
-            return Changes(cursor=cursor, decisions=enforced)
+            cursor, enforced = self.snapshot()
+            in_order = sorted(enforced, key=lambda d: (d.scope, d.value))
+            return Changes(cursor=cursor, decisions=in_order)
         _, last = _parse_cursor(since)
         answers = self._view(self._commands.changes_after(last, limit), atomic=True)
         return _Commands.read_changes(since, limit, answers)
+
+    def snapshot(self) -> tuple[str, Iterable[Decision]]:
+        """See DecisionStore."""
+        epoch, info = self._view(self._commands.stream_state())
+        return f"{_epoch(epoch)}.{_stream_info(info).last}", self._enforced()
+
+    def _enforced(self) -> Iterator[Decision]:
+        keys = self._scan_keys("decision")
+        for start in range(0, len(keys), _SCAN):
+            texts = self._run([("MGET", *keys[start : start + _SCAN])])[0]
+            yield from self._commands.enforced(texts)
 
     def rebuild(self, decisions: Sequence[Decision]) -> None:
         """See DecisionStore. What stays enforced is enforced throughout."""

@@ -289,6 +289,11 @@ class SqliteStore:
             more=cursor < newest,
         )
 
+    def snapshot(self) -> tuple[str, Iterable[Decision]]:
+        """See DecisionStore."""
+        changes = self.changes()
+        return changes.cursor, changes.decisions
+
     def rebuild(self, decisions: Sequence[Decision]) -> None:
         """See DecisionStore."""
         refuse_versions(decisions)

@@ -46,7 +46,7 @@ def store(clock: Clock) -> MemoryStore:
 
 @pytest.fixture
 def copy(store: MemoryStore, clock: Clock) -> Iterator[Copy]:
-    app = create_app(store, ApiSettings(), clock=clock)
+    app = create_app(store, ApiSettings(refresh_s=1e-9), clock=clock)
     with serving(app) as url, Copy(url, refresh_s=QUICK, clock=clock) as copy:
         assert copy.wait(5.0)
         yield copy
@@ -89,7 +89,7 @@ def test_a_decision_arrives_with_what_a_gateway_sees(store: MemoryStore, copy: C
 
 def test_a_snapshot_holds_what_was_there_before(store: MemoryStore, clock: Clock) -> None:
     store.apply([blocked(i, value=f"acct-{i}") for i in range(1, 31)])
-    app = create_app(store, ApiSettings(), clock=clock)
+    app = create_app(store, ApiSettings(refresh_s=1e-9), clock=clock)
     with serving(app) as url, Copy(url, refresh_s=QUICK, clock=clock) as copy:
         assert copy.wait(5.0)
         assert len(copy) == 30
@@ -231,7 +231,7 @@ def test_the_kill_switch_ends_static_limits_too(store: MemoryStore, copy: Copy) 
 
 def test_ended_decisions_are_dropped_as_new_ones_come(store: MemoryStore, clock: Clock) -> None:
     store.apply([blocked(i, value=f"acct-{i}") for i in range(1, 1101)])
-    app = create_app(store, ApiSettings(), clock=clock)
+    app = create_app(store, ApiSettings(refresh_s=1e-9), clock=clock)
     with serving(app) as url, Copy(url, refresh_s=QUICK, clock=clock) as copy:
         until(lambda: len(copy) == 1100, within_s=5.0)
         clock.now = NOW + 3601.0

@@ -103,7 +103,7 @@ def site(redis_running: RedisServer, tmp_path: Path) -> Iterator[Site]:
         service = stack.enter_context(ExitStack())
         keys = tmp_path / "keys.json"
         keys.write_text(Keyring.new("test").dump())
-        settings = ApiSettings(challenge=ChallengeSettings(keys=keys, tries=3))
+        settings = ApiSettings(challenge=ChallengeSettings(keys=keys, tries=3), refresh_s=0.001)
         api = service.enter_context(serving(create_app(store, settings)))
         app = Starlette(
             routes=[

@@ -29,7 +29,7 @@ def source(request: pytest.FixtureRequest, store: MemoryStore) -> Iterator[Sourc
     if request.param == "store":
         yield StoreSource(store, clock=lambda: NOW)
     else:
-        settings = ApiSettings(secret=SecretStr("s3cret"))
+        settings = ApiSettings(secret=SecretStr("s3cret"), refresh_s=1e-9)
         with serving(store, settings) as url, ApiSource(url, "s3cret") as following:
             yield following
 
@@ -84,7 +84,7 @@ def test_an_api_that_is_away_is_said_so_with_its_url() -> None:
 
 def test_an_api_that_wants_a_secret_is_said_so(store: MemoryStore) -> None:
     with (
-        serving(store, ApiSettings(secret=SecretStr("s3cret"))) as url,
+        serving(store, ApiSettings(secret=SecretStr("s3cret"), refresh_s=1e-9)) as url,
         ApiSource(url, "wrong") as source,
         pytest.raises(StoreUnavailable, match="answered 401"),
     ):

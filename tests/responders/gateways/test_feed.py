@@ -28,7 +28,7 @@ def store() -> MemoryStore:
 def api(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> httpx.AsyncClient:
     monkeypatch.setattr(feed, "_ALLOW_KEPT_S", 0.0)
     monkeypatch.setattr(feed, "_ALLOW_SHARE", 1e9)
-    app = create_app(store, ApiSettings(), clock=lambda: NOW)
+    app = create_app(store, ApiSettings(refresh_s=1e-9), clock=lambda: NOW)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://velvetrope")
 
 
