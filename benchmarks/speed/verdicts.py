@@ -58,7 +58,8 @@ def rss():
 before, began = rss(), time.monotonic()
 with Copy(sys.argv[1]) as copy:
     copy.wait(300)
-    print(json.dumps({"s": time.monotonic() - began, "mb": rss() - before, "n": len(copy)}))
+    print(json.dumps({"s": time.monotonic() - began, "cpu": time.process_time(),
+        "mb": rss() - before, "n": len(copy)}))
 """
 
 
@@ -128,6 +129,12 @@ def _megabytes(pid: int, what: str = "VmRSS") -> float:
     found = re.search(rf"{what}:\s+(\d+) kB", text)
     assert found is not None
     return int(found[1]) / 1024
+
+
+def _cpu_s(pid: int) -> float:
+    """Seconds of CPU that a process has used: the machine may be shared."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _wrk(port: int, account: str, seconds: float, core: int) -> tuple[float, float]:
@@ -201,11 +208,15 @@ class _Follower(threading.Thread):
 
     @staticmethod
     def _snapshot(connection: http.client.HTTPConnection) -> tuple[str, str]:
-        connection.request("GET", "/v1/decisions")
-        answer = connection.getresponse()
-        head = answer.read(4096)
-        while answer.read(1 << 20):
-            pass
+        while True:
+            connection.request("GET", "/v1/decisions")
+            answer = connection.getresponse()
+            head = answer.read(4096)
+            while answer.read(1 << 20):
+                pass
+            if answer.status == 200:
+                break
+            time.sleep(0.5)  # it is told to come back
         cursor = re.search(rb'"cursor":"([^"]*)"', head)
         tag = re.search(rb'"allow_tag":"([^"]*)"', head)
         assert cursor is not None
@@ -226,21 +237,30 @@ def _many(
     store.rebuild([])
     with _process(_gateway(redis_url, port), port, cores[0]) as (pid, ready_s):
         empty_mb = _megabytes(pid)
-        print(f"API without decisions: ready in {ready_s:.1f} s, {empty_mb:.0f} MB")
+        print(
+            f"API without decisions: ready in {ready_s:.1f} s ({_cpu_s(pid):.1f} s of CPU), "
+            f"{empty_mb:.0f} MB"
+        )
     began = time.monotonic()
     store.rebuild([_decision(number, now) for number in range(decisions)])
     print(f"Redis filled with {decisions:,} decisions in {time.monotonic() - began:.1f} s")
     with _process(_gateway(redis_url, port), port, cores[0]) as (pid, ready_s):
-        print(f"API: ready in {ready_s:.1f} s, {_megabytes(pid):.0f} MB")
+        print(
+            f"API: ready in {ready_s:.1f} s ({_cpu_s(pid):.1f} s of CPU), {_megabytes(pid):.0f} MB"
+        )
         rate, p99 = _wrk(port, "acct-nobody", seconds, cores[1])
         print(f"  allow: {rate:,.0f} requests/s, p99 {p99:.1f} ms")
         command = [sys.executable, "-c", _FOLLOWER, f"http://127.0.0.1:{port}"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         own = json.loads(said)
-        print(f"one follower (SDK): {own['n']:,} decisions in {own['s']:.1f} s, {own['mb']:.0f} MB")
+        print(
+            f"one follower (SDK): {own['n']:,} decisions in {own['s']:.1f} s "
+            f"({own['cpu']:.1f} s of CPU), {own['mb']:.0f} MB"
+        )
         print(f"  API then {_megabytes(pid):.0f} MB, at most {_megabytes(pid, 'VmHWM'):.0f} MB")
         stop = threading.Event()
         crowd = [_Follower(port, stop) for _ in range(followers)]
+        before_s = _cpu_s(pid)
         for follower in crowd:
             follower.start()
         while not all(follower.snapshot_s for follower in crowd):
@@ -249,8 +269,12 @@ def _many(
         print(
             f"{followers} followers at once: a snapshot after {statistics.median(waits):.1f} s "
             f"(median), {waits[-1]:.1f} s (last); API {_megabytes(pid):.0f} MB, "
-            f"at most {_megabytes(pid, 'VmHWM'):.0f} MB"
+            f"at most {_megabytes(pid, 'VmHWM'):.0f} MB, {_cpu_s(pid) - before_s:.1f} s of CPU"
         )
+        before_s, began = _cpu_s(pid), time.monotonic()
+        time.sleep(5)
+        share = (_cpu_s(pid) - before_s) / (time.monotonic() - began)
+        print(f"  following takes {100 * share:.0f} % of a core")
         rate, p99 = _wrk(port, "acct-nobody", seconds, cores[1])
         print(f"  allow, with {followers} followers: {rate:,.0f} requests/s, p99 {p99:.1f} ms")
         told = []

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from responders.feedback import RunMode
 from responders.gateways.view import View
@@ -44,6 +45,9 @@ _ALLOW_KEPT_S: Final = 0.5
 _ALLOW_SHARE: Final = 0.1
 _PATIENCE_S: Final = 0.05
 _SHARED_MOST: Final = 64
+# A snapshot of 300,000 decisions is 140 MB. What more ask for one is told to come back, or verdicts
+# would wait behind them all.
+_SNAPSHOTS_AT_ONCE: Final = 4
 _AT_ONCE: Final = 500  # decisions of a snapshot written between two turns of the event loop
 _TAIL: Final = b"]}"
 
@@ -66,6 +70,7 @@ class Feed:
         self._view = view
         self._shared_s = shared_s
         self._clock = clock
+        self._snapshots = 0  # being written
         self._looks: dict[str | None, tuple[float, asyncio.Task[Any]]] = {}
         self._allow_tag = ""
         self._allow = b"[]"
@@ -78,6 +83,28 @@ class Feed:
     async def respond(self, request: Request) -> Response:
         """200 with the changes, 410 when the cursor is too old. Raises StoreUnavailable."""
         since = request.query_params.get("since") or None
+        if since is not None:
+            return await self._respond(request, since)
+        if self._snapshots >= _SNAPSHOTS_AT_ONCE:
+            return Response(
+                b'{"type":"about:blank","title":"Service Unavailable","status":503,'
+                b'"detail":"Too many snapshots are being taken: come back."}',
+                503,
+                headers={"Retry-After": "1"},
+                media_type="application/problem+json",
+            )
+        self._snapshots += 1
+        try:
+            response = await self._respond(request, None)
+        except BaseException:
+            self._snapshots -= 1
+            raise
+        return _Released(response, self._release)
+
+    def _release(self) -> None:
+        self._snapshots -= 1
+
+    async def _respond(self, request: Request, since: str | None) -> Response:
         mode, policy, revisions = await self._shared(None, lambda: asyncio.to_thread(self._state))
         try:
             if since is None:
@@ -191,6 +218,20 @@ class Feed:
         self._allow_revision = revision
         now = time.monotonic()
         self._allow_until = now + max(_ALLOW_KEPT_S, (now - began) / _ALLOW_SHARE)
+
+
+class _Released(Response):
+    """A response that says when it was sent, or could not be."""
+
+    def __init__(self, response: Response, release: Callable[[], None]) -> None:
+        self._response = response
+        self._release = release
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._response(scope, receive, send)
+        finally:
+            self._release()
 
 
 async def _written(begun: bytes, decisions: Sequence[bytes]) -> AsyncIterator[bytes]:

@@ -117,9 +117,9 @@ def test_every_scope_is_matched(
 def test_the_strongest_over_all_scopes_wins(store: MemoryStore, copy: Copy) -> None:
     store.apply(
         [
-            decision(9),
-            decision(8, scope="org", value="org-1", action="poison", level=1, params={}),
             decision(7, scope="cidr", value="192.0.2.0/24", action="poison", level=2, params={}),
+            decision(8, scope="org", value="org-1", action="poison", level=1, params={}),
+            decision(9),
         ]
     )
     found = becomes(copy, "poison", account="acct-1", org="org-1", ip="192.0.2.1")

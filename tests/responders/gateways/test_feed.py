@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -111,3 +112,17 @@ async def test_what_is_no_policy_leaves_the_former_one(
 async def test_an_old_cursor_is_told_the_mode(api: httpx.AsyncClient) -> None:
     answer = await api.get("/v1/decisions", params={"since": "9.9"})
     assert (answer.status_code, answer.json()["mode"]) == (410, "enforce")
+
+
+async def test_more_snapshots_at_once_than_four_are_told_to_come_back(
+    store: MemoryStore, api: httpx.AsyncClient
+) -> None:
+    store.apply([decision(n, value=f"acct-{n}", action="block") for n in range(1, 3000)])
+    first = await asked(api)
+    answers = await asyncio.gather(*(api.get("/v1/decisions") for _ in range(12)))
+    statuses = [answer.status_code for answer in answers]
+    assert (statuses.count(200), statuses.count(503)) == (4, 8)
+    assert {a.headers.get("retry-after") for a in answers if a.status_code == 503} == {"1"}
+    changes = await api.get("/v1/decisions", params={"since": first["cursor"]})
+    assert changes.status_code == 200
+    assert (await api.get("/v1/decisions")).status_code == 200
