@@ -23,7 +23,11 @@ from velvetrope_client.keys import Keyring
 
 __all__ = ["Found", "Remarks", "name", "p_value"]
 
-_ESCAPE: Final = re.compile(rb"\\+(?:u00([2-7][0-9a-fA-F])|([\"'/])|[nrtbf])")
+_CODED: Final = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
+_ESCAPES: Final = (
+    *((b"\\n", b" "), (b"\\r", b" "), (b"\\t", b" ")),
+    *((b'\\"', b'"'), (b"\\'", b"'"), (b"\\/", b"/")),
+)
 _SPACES: Final = bytes.maketrans(b"\n\r\t\v\f", b"     ")
 _RUN: Final = re.compile(rb"  +")
 _ROOM: Final = 200  # bytes that a remark may have in spaces beyond its own
@@ -84,8 +88,9 @@ class Remarks:
         """Count the remarks that begin before `cut`."""
         if not cut:
             return
-        before = _plain(block[:cut])
-        block, cut = _plain(block), len(before)
+        before, after = _plain(block[:cut]), _plain(block[cut:])
+        cut = len(before)
+        block = before + (after.lstrip() if before.endswith(b" ") else after)
         lower = block.lower()
         for opening in self._openings:
             end = cut + len(opening) - 1
@@ -141,13 +146,11 @@ def p_value(matching: int, remarks: int) -> float:
 def _plain(block: bytes) -> bytes:
     """Without escapes, every run of white space one space."""
     if b"\\" in block:
-        block = _ESCAPE.sub(_character, block)
+        while b"\\\\" in block:  # JSON within JSON
+            block = block.replace(b"\\\\", b"\\")
+        for escape, character in _ESCAPES:
+            block = block.replace(escape, character)
+        if b"\\u00" in block:
+            block = _CODED.sub(lambda code: bytes.fromhex(code[1].decode()), block)
     block = block.translate(_SPACES)
     return _RUN.sub(b" ", block) if b"  " in block else block
-
-
-def _character(escape: re.Match[bytes]) -> bytes:
-    code, plain = escape.groups()
-    if code is not None:
-        return bytes.fromhex(code.decode())
-    return bytes(plain) if plain is not None else b" "
