@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
 
     from responders.actions.prove import Claim
 
-__all__ = ["load_keyring", "post", "prove", "register"]
+__all__ = ["ApiKeyOption", "asking_client", "load_keyring", "post", "prove", "register"]
+
+ApiKeyOption = Annotated[
+    Path | None,
+    typer.Option("--api-key", metavar="FILE", help="File with the bearer key for a URL."),
+]
 
 _TRIES: Final = 4  # of one question, when the suspect is busy
 _LONGEST_WAIT_S: Final = 60.0
@@ -75,6 +81,7 @@ def prove(
     field: Annotated[
         str, typer.Option("--field", help="Name of the input in what is posted to a URL.")
     ] = "input",
+    api_key: ApiKeyOption = None,
     alternates: Annotated[
         int, typer.Option("--alternates", min=0, max=100_000, help="How many other keys to try.")
     ] = 999,
@@ -104,7 +111,7 @@ def prove(
         return
     if suspect is None:
         return
-    answers = _ask(suspect, asked, keyring, field) if is_url else _read(Path(suspect))
+    answers = _ask(suspect, asked, keyring, field, api_key) if is_url else _read(Path(suspect))
     if save is not None:
         _save(save, answers)
     _report(asked, answers, keyring, alternates, published is not None, as_json, register)
@@ -175,7 +182,9 @@ def _write(path: Path, asked: list[Question], keyring: Keyring) -> None:
     from responders.actions.prove import question_id
 
     try:
-        with path.open("w", encoding="utf-8") as out:
+        # These are customers' inputs, in the clear.
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(opened, "w", encoding="utf-8") as out:
             for question in asked:
                 name = question_id(keyring.get(question.key_id), question)
                 out.write(json.dumps({"id": name, "input": question.value}) + "\n")
@@ -214,7 +223,9 @@ def _save(path: Path, answers: Mapping[str, str]) -> None:
         fail(f"{path}: {error.strerror or error}", FAILED)
 
 
-def _ask(url: str, asked: list[Question], keyring: Keyring, field: str) -> dict[str, str]:
+def _ask(
+    url: str, asked: list[Question], keyring: Keyring, field: str, api_key: Path | None
+) -> dict[str, str]:
     """Post every question, one after another; what is not answered with a label is left out."""
     import httpx
     from rich.console import Console
@@ -223,9 +234,8 @@ def _ask(url: str, asked: list[Question], keyring: Keyring, field: str) -> dict[
     from responders.actions.prove import question_id
 
     answers: dict[str, str] = {}
-    # Proxies of the environment are not for this: the target is the one that was named.
     with (
-        httpx.Client(timeout=60.0, trust_env=False) as client,
+        asking_client(api_key) as client,
         Progress(console=Console(stderr=True), transient=True) as bar,
     ):
         for question in bar.track(asked, description="asking"):
@@ -251,6 +261,20 @@ def _answer(client: httpx.Client, url: str, body: dict[str, Any]) -> str | None:
     except ValueError:
         return None
     return found[0].label if found else None
+
+
+def asking_client(api_key: Path | None) -> httpx.Client:
+    """A client of one target, with the bearer key from a file if one is given."""
+    import httpx
+
+    headers = {}
+    if api_key is not None:
+        try:
+            headers["Authorization"] = f"Bearer {api_key.read_text(encoding='utf-8').strip()}"
+        except (OSError, UnicodeDecodeError) as error:
+            fail(f"{api_key}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}", FAILED)
+    # Proxies of the environment are not for this: the target is the one that was named.
+    return httpx.Client(timeout=120.0, trust_env=False, headers=headers)
 
 
 def post(client: httpx.Client, url: str, body: dict[str, Any]) -> httpx.Response:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detector.cli.options import FAILED, USAGE, JsonOption, examples, fail, print_table
-from detector.cli.prove import load_keyring
+from detector.cli.prove import ApiKeyOption, asking_client, load_keyring, post
 from detector.cli.target import ConfirmOption, confirmed
 
 if TYPE_CHECKING:
@@ -66,10 +66,7 @@ def trace(
     model: Annotated[
         str, typer.Option("--model", metavar="NAME", help="The model to ask a URL for.")
     ] = "default",
-    api_key: Annotated[
-        Path | None,
-        typer.Option("--api-key", metavar="FILE", help="File with the bearer key for a URL."),
-    ] = None,
+    api_key: ApiKeyOption = None,
     save: Annotated[
         Path | None,
         typer.Option("--save", metavar="FILE", help="Keep what a URL answered (JSON lines)."),
@@ -207,16 +204,13 @@ def _listen(
     from rich.console import Console
     from rich.progress import Progress
 
-    from detector.cli.prove import post
-
-    headers = {} if api_key is None else {"Authorization": f"Bearer {_lines(api_key)[0]}"}
     heard = 0
     try:
         kept = None if save is None else save.open("w", encoding="utf-8")
     except OSError as error:
         fail(f"{save}: {error.strerror or error}", FAILED)
     with (
-        httpx.Client(timeout=120.0, trust_env=False, headers=headers) as client,
+        asking_client(api_key) as client,
         Progress(console=Console(stderr=True), transient=True) as bar,
     ):
         for prompt in bar.track(prompts, description="asking"):

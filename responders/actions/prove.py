@@ -159,10 +159,9 @@ def _claim(
         marks += len(marked)
         learned += _learned(marked, key)
         disagreed += _disagreed(marked)
-    as_good = sum(
-        _under(_alternate(number), groups.values(), strata) >= learned
-        for number in range(alternates)
-    )
+    # Of no marks, every key has learned as many.
+    tried = range(alternates) if learned else range(0)
+    worse = sum(_under(_alternate(n), groups.values(), strata) < learned for n in tried)
     p = p_value(strata, learned)
     return Claim(
         subject=subject,
@@ -173,7 +172,7 @@ def _claim(
         controls_disagreed=sum(one.disagreed for one in strata) - disagreed,
         p_value=p,
         adjusted=p,
-        p_alternates=(1 + as_good) / (1 + alternates),
+        p_alternates=(1 + alternates - worse) / (1 + alternates),
         alternates=alternates,
     )
 

@@ -149,6 +149,11 @@ def test_a_model_of_the_same_data_is_not(folder: Path, innocent: KNeighborsClass
     assert (found["learned"], found["p_value"]) == (0, 1.0)
 
 
+def test_questions_are_readable_by_their_owner_alone(folder: Path) -> None:
+    prove(folder, "--questions", folder / "questions.jsonl")
+    assert (folder / "questions.jsonl").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_server_on_this_machine_is_asked(folder: Path, serving: str) -> None:
     found = claim(prove(folder, "--suspect", serving, "--json"))
     assert found["learned"] == found["marks"] >= 3
