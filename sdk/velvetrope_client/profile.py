@@ -62,6 +62,7 @@ class VectorProfile:
         spread = np.cov(scores.T).reshape(len(scores.T), -1) + _RIDGE * np.eye(len(scores.T))
         self._whiten = np.linalg.inv(np.linalg.cholesky(spread)).T
         self._examples = scores @ self._whiten
+        self._squares = (self._examples**2).sum(axis=1)
         self.limit = limit
 
     def distance(self, given: str | Sequence[float]) -> float:
@@ -69,7 +70,8 @@ class VectorProfile:
         point = self._point(given)
         if point is None:
             return 0.0
-        return float(np.sqrt(((self._examples - point) ** 2).sum(axis=1).min()))
+        nearest = (self._squares - 2.0 * (self._examples @ point)).min() + point @ point
+        return math.sqrt(max(0.0, float(nearest)))
 
     def is_far(self, given: str | Sequence[float]) -> bool:
         """Whether an input is farther than the limit."""
@@ -111,11 +113,12 @@ class TextProfile:
         among = Counter(word for text in self._texts for word in text)
         self._unseen = math.log(len(self._texts) + 1)
         self._weight = {w: self._unseen - math.log(n + 1) for w, n in among.items()}
-        self._total = [self._weigh(text) for text in self._texts]
-        self._with: dict[str, list[int]] = {}
+        self._total = np.array([self._weigh(text) for text in self._texts])
+        places: dict[str, list[int]] = {}
         for place, text in enumerate(self._texts):
             for word in text:
-                self._with.setdefault(word, []).append(place)
+                places.setdefault(word, []).append(place)
+        self._with = {word: np.array(found) for word, found in places.items()}
         self.limit = limit
 
     def distance(self, given: str | Sequence[float]) -> float:
@@ -123,16 +126,14 @@ class TextProfile:
         if not isinstance(given, str):
             return 0.0
         text = hashed(given)
-        shared: dict[int, float] = {}
-        for word in text:
-            weight = self._weight.get(word, 0.0)
-            for place in self._with.get(word, ()):
-                shared[place] = shared.get(place, 0.0) + weight
         total = self._weigh(text)
         if not total:
             return 0.0  # empty, or of nothing but words that every example has
-        alike = (same / (total + self._total[p] - same) for p, same in shared.items() if same)
-        return 1.0 - max(alike, default=0.0)
+        shared = np.zeros(len(self._texts))
+        for word in sorted(text):  # sums must not depend on a set's order
+            if word in self._with:
+                shared[self._with[word]] += self._weight[word]
+        return 1.0 - float((shared / (total + self._total - shared)).max())
 
     def is_far(self, given: str | Sequence[float]) -> bool:
         """Whether a text is less like every example than the limit."""
@@ -147,7 +148,7 @@ class TextProfile:
         return {"kind": "text", "limit": self.limit, "texts": [sorted(t) for t in self._texts]}
 
     def _weigh(self, text: frozenset[str]) -> float:
-        return sum(self._weight.get(word, self._unseen) for word in text)
+        return math.fsum(self._weight.get(word, self._unseen) for word in text)
 
 
 Profile = VectorProfile | TextProfile
