@@ -358,7 +358,7 @@ def main() -> None:
         for seed in range(1, options.seeds + 1):
             for name in names:
                 rng = np.random.default_rng([seed, 0xF1])
-                with threadpool_limits(1):
+                with threadpool_limits(1):  # as in `benchmark.run`
                     victim = (
                         victims.breast_cancer(rng)
                         if options.data is None or name == "breast_cancer"
