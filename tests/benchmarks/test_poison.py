@@ -11,6 +11,7 @@ from benchmarks.fidelity import poison, victims
 from benchmarks.fidelity.poison import CONFIGURATIONS, Size, VictimResult
 from benchmarks.fidelity.victims import TableVictim
 from benchmarks.guard.probes import PROBES
+from benchmarks.speed import rewriting
 
 SIZE = Size(120, ("random", "natural_pool"), ("label", "probabilities", "repeats", "accounts"))
 
@@ -72,3 +73,7 @@ def test_a_page_has_a_row_for_each_copy_and_two_for_the_customer(result: VictimR
 def test_probes_are_as_many_of_each_kind_and_no_two_alike() -> None:
     assert {len(texts) for texts in PROBES.values()} == {40}
     assert len({text for texts in PROBES.values() for text in texts}) == 120
+
+
+def test_every_kind_of_rewriting_takes_some_time() -> None:
+    assert all(took > 0.0 for took in rewriting.measure(rounds=20).values())
