@@ -101,8 +101,9 @@ class WrongAnswers:
             return label, own
         wrong, profile = self._settings.wrong_from, self._settings.profile
         if 0 < wrong <= level and profile is not None and profile.is_far(given):
-            drawn = self._order(subject, given, "label", classes)[0]
-            return drawn, swapped(own, label, drawn)
+            order = self._order(subject, given, "label", classes)
+            # All probabilities go by the draw: of a runner-up in its place a thief would learn.
+            return order[0], dict(zip(order, sorted(own.values(), reverse=True), strict=False))
         perturb = self._settings.perturb_from
         if 0 < perturb <= level and label in own and len(own) > 1:
             others = [name for name in classes if name != label and name in own]
@@ -113,9 +114,9 @@ class WrongAnswers:
 
     def _order(self, subject: str, given: Input, use: str, classes: Sequence[str]) -> list[str]:
         """The classes in the order of their HMACs for the input's cell."""
-        cell = self._cell(given)
+        place = self._cell(given)
         return sorted(
-            set(classes), key=lambda name: self._key.derive(_PURPOSE, use, subject, cell, name)
+            set(classes), key=lambda name: self._key.derive(_PURPOSE, use, subject, place, name)
         )
 
     def _cell(self, given: Input) -> str:

@@ -62,6 +62,20 @@ def test_the_draw_says_nothing_of_the_models_answer() -> None:
         assert len(drawn) == 1
 
 
+def test_no_probability_stays_where_the_model_put_it() -> None:
+    answers = wrong()
+    own = {name: dict.fromkeys(CLASSES, 0.1) | {name: 0.6} for name in CLASSES}
+    given = [answers.answer("s", 2, "one", name, own[name], CLASSES) for name in CLASSES]
+    assert all(answer == given[0] for answer in given)
+    assert sorted(given[0][1].values()) == [0.1, 0.1, 0.1, 0.1, 0.6]
+    assert given[0][1][given[0][0]] == 0.6
+
+
+def test_a_confidence_alone_goes_with_the_draw() -> None:
+    label, chances = wrong().answer("s", 2, "one", "a", {"a": 0.7}, CLASSES)
+    assert chances == {label: 0.7}
+
+
 def test_every_class_is_drawn_as_often() -> None:
     counts = Counter(told(wrong(), f"word{n}") for n in range(1000))
     assert max(counts.values()) < 260  # 200 expected, deviation 13
@@ -99,7 +113,7 @@ def test_subjects_and_keys_are_drawn_apart() -> None:
         assert np.mean([x == y for x, y in zip(own, others, strict=True)]) < 0.35  # 0.2 expected
 
 
-def test_the_probabilities_go_with_the_label() -> None:
+def test_a_mark_takes_its_probability_along() -> None:
     assert swapped(CHANCES, "a", "e") == CHANCES | {"a": 0.04, "e": 0.6}
     assert swapped({"a": 0.9}, "a", "b") == {"b": 0.9}
 
