@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from responders.actions.prove import Claim
 
-__all__ = ["ApiKeyOption", "asking_client", "load_keyring", "post", "prove", "register"]
+__all__ = ["ApiKeyOption", "asking_client", "load_keyring", "post", "prove", "register", "shown_p"]
 
 ApiKeyOption = Annotated[
     Path | None,
@@ -336,7 +336,12 @@ def _row(claim: Claim) -> tuple[str, ...]:
         str(claim.learned),
         str(claim.disagreed - claim.learned),
         f"{claim.controls_disagreed}/{claim.controls}",
-        f"{claim.p_value:.2g}",
-        f"{claim.adjusted:.2g}",
+        shown_p(claim.p_value),
+        shown_p(claim.adjusted),
         f"{claim.p_alternates:.2g} of {claim.alternates}",
     )
+
+
+def shown_p(p: float) -> str:
+    """A p-value in two digits; 0 is what a float cannot hold."""
+    return f"{p:.2g}" if p else "<1e-300"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detector.cli.options import FAILED, USAGE, JsonOption, examples, fail, print_table
-from detector.cli.prove import ApiKeyOption, asking_client, load_keyring, post
+from detector.cli.prove import ApiKeyOption, asking_client, load_keyring, post, shown_p
 from detector.cli.target import ConfirmOption, confirmed
 
 if TYPE_CHECKING:
     from velvetrope_client.canary import Closings
 
+    from detector.runners.inputs import Inputs
     from responders.actions.trace import Remarks
 
 __all__ = ["register", "trace"]
@@ -28,6 +30,8 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "velvetrope trace dataset.jsonl.gz --accounts accounts.txt --keys keys.json",
             "velvetrope trace corpus/ --accounts results/accounts.jsonl --keys keys.json --json",
+            "velvetrope trace https://data.example/set.jsonl.gz --confirm-target data.example"
+            " --accounts accounts.txt --keys keys.json",
             "velvetrope trace http://127.0.0.1:9000/v1/chat/completions --prompts prompts.txt"
             " --model suspect --accounts accounts.txt --keys keys.json --save answers.jsonl",
         )
@@ -39,7 +43,7 @@ def trace(
         list[str],
         typer.Argument(
             metavar="CORPUS…|URL",
-            help="Files or folders (text, JSONL, CSV; gzip works; - is stdin), or a chat API.",
+            help="Files or folders (text, JSONL, CSV; gzip works; - is stdin), or a URL.",
         ),
     ],
     accounts: Annotated[
@@ -61,29 +65,34 @@ def trace(
     ] = 1e-3,
     prompts: Annotated[
         Path | None,
-        typer.Option("--prompts", metavar="FILE", help="What to ask a URL, a prompt a line."),
+        typer.Option(
+            "--prompts", metavar="FILE", help="The URL is a chat API: ask it these, one a line."
+        ),
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="The model to ask a URL for.")
+        str, typer.Option("--model", metavar="NAME", help="The model to ask a chat API for.")
     ] = "default",
     api_key: ApiKeyOption = None,
     save: Annotated[
         Path | None,
-        typer.Option("--save", metavar="FILE", help="Keep what a URL answered (JSON lines)."),
+        typer.Option("--save", metavar="FILE", help="Keep what a chat API said (JSON lines)."),
     ] = None,
     confirm_target: ConfirmOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Name the accounts whose answers are in a corpus, by their closing remarks.
 
-    Each account has its p-value, corrected for the number of accounts and keys. A URL is asked
-    every prompt, as an OpenAI-compatible chat API, and what it answers is the corpus.
+    Each account has its p-value, corrected for the number of accounts and keys. A URL is read as it
+    comes, like a file; with --prompts it is an OpenAI-compatible chat API, and what it answers to
+    them is the corpus.
     """
     is_url = any("://" in place for place in corpus)
     if is_url and len(corpus) > 1:
         fail("give one URL, or files", USAGE)
-    if is_url != (prompts is not None):
-        fail("--prompts goes with a URL, and a URL with --prompts", USAGE)
+    if prompts is not None and not is_url:
+        fail("--prompts goes with the URL of a chat API", USAGE)
+    if is_url:
+        confirmed(corpus[0], confirm_target)
     keyring = load_keyring(keys)
     wordings = _closings(closings)
     named = _accounts(accounts)
@@ -91,8 +100,9 @@ def trace(
 
     remarks = Remarks(wordings)
     if prompts is not None:
-        url = confirmed(corpus[0], confirm_target)
-        _listen(remarks, url, _lines(prompts), model, api_key, save)
+        _listen(remarks, corpus[0], _lines(prompts), model, api_key, save)
+    elif is_url:
+        _download(remarks, corpus[0], api_key)
     else:
         _read(remarks, [Path(place) for place in corpus])
     found = name(remarks.numbers, named, keyring, below=below)
@@ -109,8 +119,8 @@ def trace(
                     one.key_id,
                     str(one.remarks),
                     str(one.times),
-                    f"{one.p_value:.2g}",
-                    f"{one.adjusted:.2g}",
+                    shown_p(one.p_value),
+                    shown_p(one.adjusted),
                 )
                 for one in found
             ],
@@ -169,10 +179,54 @@ def _names(path: Path) -> Iterator[str]:
 
 
 def _read(remarks: Remarks, places: list[Path]) -> None:
-    from detector.cli.replay import open_inputs, open_progress
+    from detector.cli.replay import open_inputs
+
+    _collect(remarks, open_inputs(list(_files(places))))
+
+
+def _download(remarks: Remarks, url: str, api_key: Path | None) -> None:
+    """Read what a URL holds without keeping it. Redirects are not followed: name the last URL."""
+    import httpx
+
+    from detector.runners.inputs import STDIN, Inputs
+
+    try:
+        with asking_client(api_key) as client, client.stream("GET", url) as response:
+            if not response.is_success:
+                to = response.headers.get("location")
+                fail(f"{url}: {response.status_code}" + (f", is at {to}" if to else ""), FAILED)
+            pieces = response.iter_bytes()
+            _collect(remarks, Inputs([STDIN], stdin=io.BufferedReader(_Pieces(pieces))))
+    except httpx.HTTPError as error:
+        fail(f"{url}: {str(error) or type(error).__name__}", FAILED)
+
+
+class _Pieces(io.RawIOBase):
+    """Pieces of bytes as a file to read."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._held = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._held:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._held = piece
+        size = min(len(buffer), len(self._held))
+        buffer[:size] = self._held[:size]
+        self._held = self._held[size:]
+        return size
+
+
+def _collect(remarks: Remarks, inputs: Inputs) -> None:
+    from detector.cli.replay import open_progress
     from detector.runners.inputs import UnreadableInput
 
-    inputs = open_inputs(list(_files(places)))
     with open_progress(inputs) as advance:
         try:
             for _, chunks in inputs:

@@ -6,7 +6,12 @@ import gzip
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import (
+    BaseHTTPRequestHandler,
+    SimpleHTTPRequestHandler,
+    ThreadingHTTPServer,
+)
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +162,35 @@ def test_a_missing_corpus_is_named(folder: Path) -> None:
     said = trace(folder, folder / "none.jsonl")
     assert said.exit_code == 1
     assert "none.jsonl: No such file" in said.output
+
+
+@pytest.fixture
+def served(folder: Path) -> Iterator[str]:
+    """The folder `corpus` behind HTTP."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Handler, directory=str(folder / "corpus"))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_dataset_is_read_from_a_url(folder: Path, served: str) -> None:
+    with gzip.open(folder / "corpus" / "data.txt.gz", "wt") as out:
+        out.write("\n".join(answers("acct-3", 30)))
+    assert named(trace(folder, f"{served}/data.txt.gz", "--json")) == ["acct-3"]
+
+
+def test_a_url_that_has_nothing_is_an_error(folder: Path, served: str) -> None:
+    said = trace(folder, f"{served}/none.txt")
+    assert said.exit_code == 1
+    assert "none.txt: 404" in said.output
 
 
 def test_prompts_without_a_url_are_a_usage_error(folder: Path) -> None:
