@@ -11,6 +11,7 @@ The application finds `scope["velvetrope"]`, a `Verdict`: the action in force an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
@@ -33,6 +34,7 @@ from velvetrope_client.refusals import (
 from velvetrope_client.requests import read_request
 from velvetrope_client.rewriting import Rewriter
 from velvetrope_client.sketch import Sketcher
+from velvetrope_client.usage import Tail, tokens_asked, tokens_used
 
 __all__ = ["Headers", "Rewrites", "Stream", "Velvetrope"]
 
@@ -45,6 +47,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _OURS: Final = b"x-velvetrope"
 _SHARED: Final = frozenset(("account", "api_key"))  # scopes that the verdict API sees as well
 _MAPPED: Final = "::ffff:"  # before an IPv4 address, where a server listens for both kinds
+_LIMITS: Final = ("rate_per_min", "tokens_per_min", "requests_per_day", "tokens_per_day")
 _ASK_AGAIN_S: Final = 1.0
 _MAX_REQUEST: Final = 4 << 20
 _MAX_ANSWER: Final = 16 << 20
@@ -136,6 +139,8 @@ class Velvetrope:
             be about: they hold without a decision. False leaves them out.
         ask: take throttles and challenges from the verdict API; False decides them here, where
             each process counts for itself.
+        tokens_header: as `api.tokens_header` of the service, which is then told how many tokens a
+            request may take when it is asked, and how many it took when it was answered.
         fail_closed: actions that stay in force when the feed has been silent for too long; the
             others fail open. None: those of the service's policy, as it said last.
         challenge_path: where the application's clients reach the service's /challenge, as
@@ -162,6 +167,7 @@ class Velvetrope:
         guard: GuardSettings | None = None,
         ask: bool = True,
         static_limits: bool = True,
+        tokens_header: str | None = None,
         fail_closed: Collection[str] | None = None,
         challenge_path: str | None = None,
         events: EventQueue | None = None,
@@ -182,6 +188,7 @@ class Velvetrope:
         self._guard = Guard(guard or GuardSettings())
         self._ask = ask
         self._static_limits = static_limits
+        self._tokens_header = tokens_header
         self._fail_closed = None if fail_closed is None else frozenset(fail_closed)
         self._challenge_path = challenge_path
         self._events = None if events is None else Recorder(events, events_at, sketcher, annotate)
@@ -250,7 +257,11 @@ class Velvetrope:
                 record.counts = False
             await self._pass_on(caller, scope, receive, send)
             return
-        verdict = await self._verdict(decision, caller, scope)
+        tokens = None
+        if self._tokens_header is not None and scope["type"] == "http":
+            request, receive = await _read(receive)
+            tokens = tokens_asked(request)
+        verdict = await self._verdict(decision, caller, scope, tokens)
         answer = verdict.refusal
         if answer is None and self._is_guarded(scope):
             request, receive = await _read(receive)
@@ -261,6 +272,23 @@ class Velvetrope:
             await _answer(answer, scope, send)
             return
         scope["velvetrope"] = verdict
+        tail = None
+        if verdict.charge is not None:
+            tail = Tail(send)
+            send = tail.send
+        await self._answered(verdict, decision, scope, receive, send)
+        if tail is not None and verdict.charge is not None:
+            await self._settle(verdict.charge, tail.bytes)
+
+    async def _answered(
+        self,
+        verdict: Verdict,
+        decision: Decision | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Have the application answer, and its answer rewritten where it is to be poisoned."""
         if verdict.action != "poison" or self._rewriter is None or scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -274,11 +302,13 @@ class Velvetrope:
 
     # -- verdicts -----------------------------------------------------------------------------
 
-    async def _verdict(self, decision: Decision | None, caller: Caller, scope: Scope) -> Verdict:
+    async def _verdict(
+        self, decision: Decision | None, caller: Caller, scope: Scope, tokens: int | None
+    ) -> Verdict:
         """What holds for this request."""
         allowed = Verdict(account=caller.account or "")
         if decision is None:
-            return (self._is_asked(caller) and await self._asked(caller, scope)) or allowed
+            return (self._is_asked(caller) and await self._asked(caller, scope, tokens)) or allowed
         action, level, params = decision.action, decision.level, decision.params
         if self.copy.stale:
             closed = self.copy.fail_closed if self._fail_closed is None else self._fail_closed
@@ -286,16 +316,16 @@ class Velvetrope:
                 return allowed
         if action == "block":
             return Verdict(action, level, allowed.account, self._block)
-        limited = "rate_per_min" in params
+        limited = any(number in params for number in _LIMITS)
         counts = action == "challenge" or limited or self._is_asked(caller)
         if self._ask and counts and decision.scope in _SHARED:
-            told = await self._asked(caller, scope)
+            told = await self._asked(caller, scope, tokens)
             if told is not None:
                 return told
         refusal = None
         if action == "challenge":
             refusal = self._challenge
-        elif limited:
+        elif "rate_per_min" in params:
             refusal = self._limiter.take(
                 str(params.get("bucket", decision.subject)),
                 float(params["rate_per_min"]),
@@ -303,7 +333,7 @@ class Velvetrope:
             )
         return Verdict(action, level, allowed.account, refusal)
 
-    async def _asked(self, caller: Caller, scope: Scope) -> Verdict | None:
+    async def _asked(self, caller: Caller, scope: Scope, tokens: int | None) -> Verdict | None:
         """The verdict API's own answer; None when it gives none, and then for a while."""
         if time.monotonic() < self._ask_from:
             return None
@@ -314,6 +344,7 @@ class Velvetrope:
                 path=caller.endpoint or scope["path"],
                 method=scope.get("method", "GET"),
                 account=caller.account or "",
+                tokens=tokens,
             )
         except Unavailable:
             self._ask_from = time.monotonic() + _ASK_AGAIN_S
@@ -321,8 +352,18 @@ class Velvetrope:
 
     def _service(self) -> AsyncClient:
         if self._client is None:
-            self._client = AsyncClient(self._url, secret=self._secret)
+            self._client = AsyncClient(
+                self._url, secret=self._secret, tokens_header=self._tokens_header
+            )
         return self._client
+
+    async def _settle(self, charge: str, tail: bytes) -> None:
+        """Say what the request took. Where the answer does not say, the estimate stays."""
+        tokens = tokens_used(tail)
+        if tokens is not None:
+            # The limit holds without it, by the estimate.
+            with contextlib.suppress(Unavailable):
+                await self._service().settle(charge, tokens)
 
     def _is_asked(self, caller: Caller) -> bool:
         return self._static_limits and self.copy.is_limited(caller)

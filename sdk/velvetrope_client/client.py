@@ -30,6 +30,7 @@ Headers = Mapping[str, str] | Iterable[tuple[bytes, bytes]]
 _CHECK: Final = "/authorize/forward"
 _EVENTS: Final = "/v1/events"
 _CHALLENGE: Final = "/challenge"
+_SETTLE: Final = "/v1/settle"
 # Fields of one connection, and those that the client of httpx writes itself.
 _NOT_RELAYED: Final = frozenset(
     b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade host "
@@ -50,13 +51,15 @@ class Verdict(NamedTuple):
     """What becomes of a request.
 
     `action` is that of the decision in force, `allow` without one. `refusal` is what the client
-    should be answered; None when the request may go on.
+    should be answered; None when the request may go on. `charge` is to be handed to `settle` with
+    the tokens that the request took, where tokens were charged.
     """
 
     action: str = "allow"
     level: int = 0
     account: str = ""
     refusal: Refusal | None = None
+    charge: str | None = None
 
 
 class Posted(NamedTuple):
@@ -73,6 +76,7 @@ class Client:
         url: of the verdict API.
         secret: what `api.secret` of the service is, if it has one.
         timeout_s: for an answer; the same for a connection.
+        tokens_header: as `api.tokens_header` of the service, for limits in tokens.
         transport: an httpx transport in place of the network.
     """
 
@@ -82,24 +86,32 @@ class Client:
         *,
         secret: str | None = None,
         timeout_s: float = 0.25,
+        tokens_header: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        self._tokens_header = tokens_header
         self._client = httpx.Client(
             base_url=url, headers=_secret(secret), timeout=timeout_s, transport=transport
         )
 
     def check(
-        self, headers: Headers, *, path: str = "/", method: str = "GET", account: str | None = None
+        self,
+        headers: Headers,
+        *,
+        path: str = "/",
+        method: str = "GET",
+        account: str | None = None,
+        tokens: int | None = None,
     ) -> Verdict:
         """The verdict on a request, which counts against its rate.
 
         `headers` are the request's own; `account` goes in X-Account, over whatever a client sent
-        there; an empty one says that it is not known. Raises Unavailable.
+        there; an empty one says that it is not known. `tokens` is how many the request may take.
+        Raises Unavailable.
         """
         try:
-            return _verdict(
-                self._client.get(_CHECK, headers=_relayed(headers, path, method, account))
-            )
+            relayed = _relayed(headers, path, method, account, self._tokens_header, tokens)
+            return _verdict(self._client.get(_CHECK, headers=relayed))
         except httpx.HTTPError as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
@@ -107,6 +119,13 @@ class Client:
         """Post access events (contract 1). Raises Unavailable: nothing was taken, try again."""
         try:
             return _posted(self._client.post(_EVENTS, content=_lines(events)))
+        except httpx.HTTPError as error:
+            raise Unavailable(f"{type(error).__name__}: {error}") from error
+
+    def settle(self, charge: str, tokens: int) -> None:
+        """Say what a request took, in place of what was charged for it. Raises Unavailable."""
+        try:
+            _settled(self._client.post(_SETTLE, json={"charge": charge, "tokens": tokens}))
         except httpx.HTTPError as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
@@ -130,20 +149,27 @@ class AsyncClient:
         *,
         secret: str | None = None,
         timeout_s: float = 0.25,
+        tokens_header: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        self._tokens_header = tokens_header
         self._client = httpx.AsyncClient(
             base_url=url, headers=_secret(secret), timeout=timeout_s, transport=transport
         )
 
     async def check(
-        self, headers: Headers, *, path: str = "/", method: str = "GET", account: str | None = None
+        self,
+        headers: Headers,
+        *,
+        path: str = "/",
+        method: str = "GET",
+        account: str | None = None,
+        tokens: int | None = None,
     ) -> Verdict:
         """See Client.check."""
         try:
-            return _verdict(
-                await self._client.get(_CHECK, headers=_relayed(headers, path, method, account))
-            )
+            relayed = _relayed(headers, path, method, account, self._tokens_header, tokens)
+            return _verdict(await self._client.get(_CHECK, headers=relayed))
         except httpx.HTTPError as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
@@ -174,6 +200,13 @@ class AsyncClient:
         """See Client.post."""
         try:
             return _posted(await self._client.post(_EVENTS, content=_lines(events)))
+        except httpx.HTTPError as error:
+            raise Unavailable(f"{type(error).__name__}: {error}") from error
+
+    async def settle(self, charge: str, tokens: int) -> None:
+        """See Client.settle."""
+        try:
+            _settled(await self._client.post(_SETTLE, json={"charge": charge, "tokens": tokens}))
         except httpx.HTTPError as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
@@ -304,23 +337,32 @@ def _secret(secret: str | None) -> dict[str, str]:
 
 
 def _relayed(
-    headers: Headers, path: str, method: str, account: str | None
+    headers: Headers,
+    path: str,
+    method: str,
+    account: str | None,
+    tokens_header: str | None = None,
+    tokens: int | None = None,
 ) -> list[tuple[bytes, bytes]]:
     pairs: Iterable[tuple[bytes, bytes]]
     if isinstance(headers, Mapping):
         pairs = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
     else:
         pairs = [(name.lower(), value) for name, value in headers]
+    tokens_name = (tokens_header or "").lower().encode()
     relayed = [
         (name, value)
         for name, value in pairs
         if name not in _NOT_RELAYED
         and not name.replace(b"_", b"-").startswith(_OURS)
         and not name.startswith(b"x-forwarded-")
+        and name != tokens_name
         and (account is None or name != b"x-account")
     ]
     if account:
         relayed.append((b"x-account", account.encode("utf-8", "surrogateescape")))
+    if tokens_name and tokens is not None:
+        relayed.append((tokens_name, str(tokens).encode()))
     relayed.append((b"x-forwarded-method", method.encode("latin-1", "replace")))
     relayed.append((b"x-forwarded-uri", path.encode("utf-8", "surrogateescape")))
     return relayed
@@ -335,6 +377,7 @@ def _verdict(answer: httpx.Response) -> Verdict:
             answer.headers.get("x-velvetrope-action", "allow"),
             int(level) if level.isdigit() else 0,
             answer.headers.get("x-velvetrope-account", ""),
+            charge=answer.headers.get("x-velvetrope-charge"),
         )
     action = {429: "throttle", 401: "challenge"}.get(answer.status_code, "block")
     return Verdict(action, 0, "", _whole(answer))
@@ -349,6 +392,11 @@ def _whole(answer: httpx.Response) -> Refusal:
     ]
     headers.append((b"content-length", str(len(answer.content)).encode()))
     return Refusal(answer.status_code, tuple(headers), answer.content)
+
+
+def _settled(answer: httpx.Response) -> None:
+    if answer.status_code != 204:
+        raise Unavailable(f"the service answered {answer.status_code}")
 
 
 def _lines(events: Iterable[Mapping[str, Any]]) -> bytes:

@@ -6,7 +6,6 @@ While a request runs this only keeps pieces of it; events are made of them in th
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from fnmatch import fnmatchcase
@@ -17,6 +16,7 @@ from velvetrope_client.client import EventQueue
 from velvetrope_client.copy import Caller
 from velvetrope_client.requests import read_request
 from velvetrope_client.sketch import Sketcher
+from velvetrope_client.usage import Tail, tokens_out
 
 __all__ = ["Annotate", "Record", "Recorder"]
 
@@ -27,9 +27,7 @@ Send = Callable[[Message], Awaitable[None]]
 Annotate = Callable[[dict[str, Any], bytes, bytes], None]
 
 _MOST_REQUEST: Final = 128 << 10
-_ANSWER_TAIL: Final = 16 << 10
 _MOST_TEXT: Final = 256
-_TOKENS: Final = re.compile(rb'"(?:completion_tokens|output_tokens)"\s*:\s*(\d{1,9})')
 
 
 class Recorder:
@@ -69,7 +67,6 @@ class Record:
     """One request: `receive` and `send` pass the application's messages on and keep of them."""
 
     __slots__ = (
-        "_answer",
         "_arrived",
         "_began",
         "_caller",
@@ -79,8 +76,8 @@ class Record:
         "_recorder",
         "_request",
         "_scope",
-        "_send",
         "_status",
+        "_tail",
         "counts",
         "refused",
     )
@@ -101,12 +98,11 @@ class Record:
         self._caller = caller
         self._scope = scope
         self._receive = receive
-        self._send = send
+        self._tail = Tail(send)
         self._arrived = time.time()
         self._began = time.perf_counter()
         self._ended = 0.0
         self._request = b""
-        self._answer = b""
         self._status = 500  # what a server makes of an application that ends without an answer
 
     async def receive(self) -> Message:
@@ -120,12 +116,7 @@ class Record:
         """Pass on a message of the answer."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
-        elif message["type"] == "http.response.body":
-            body = message.get("body", b"")
-            self._answer = (
-                body if len(body) >= _ANSWER_TAIL else self._answer[-_ANSWER_TAIL:] + body
-            )
-        await self._send(message)
+        await self._tail.send(message)
 
     def end(self) -> None:
         """The request has ended: have its events posted."""
@@ -137,7 +128,7 @@ class Record:
         """The events: one, or one for each row that was asked about."""
         recorder, caller = self._recorder, self._caller
         request = self._request if len(self._request) <= _MOST_REQUEST else b""
-        answer = self._answer[-_ANSWER_TAIL:]
+        answer = self._tail.bytes
         asked = read_request(request)
         agent = next((v for k, v in self._scope["headers"] if k == b"user-agent"), b"")
         event: dict[str, Any] = {
@@ -155,9 +146,8 @@ class Record:
             "latency_ms": round((self._ended - self._began) * 1000.0, 3),
             "params": asked.params or None,
         }
-        tokens = _TOKENS.findall(answer)
-        if tokens:
-            event["output_tokens"] = int(tokens[-1])
+        if (tokens := tokens_out(answer)) is not None:
+            event["output_tokens"] = tokens
         event = {name: value for name, value in event.items() if value is not None}
         if recorder.annotate is not None:
             recorder.annotate(event, request, answer)

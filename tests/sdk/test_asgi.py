@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from velvetrope_client.asgi import Headers, Velvetrope
-from velvetrope_client.client import AsyncClient, EventQueue
+from velvetrope_client.client import AsyncClient, EventQueue, Verdict
 from velvetrope_client.copy import Caller, Copy, Decision
 from velvetrope_client.guard import GuardSettings
 from velvetrope_client.sketch import Sketcher
@@ -73,11 +73,11 @@ def decided(action: str, **changes: Any) -> Decision:
 class Service:
     """A verdict API that answers what a test says, and counts."""
 
-    def __init__(self, answer: Callable[[httpx.Request], httpx.Response]) -> None:
+    def __init__(self, answer: Callable[[httpx.Request], httpx.Response], **settings: Any) -> None:
         self.asked: list[httpx.Request] = []
         self.answer = answer
         transport = httpx.MockTransport(self._handle)
-        self.client = AsyncClient("http://velvetrope", transport=transport)
+        self.client = AsyncClient("http://velvetrope", transport=transport, **settings)
 
     def _handle(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request)
@@ -160,7 +160,7 @@ async def test_the_application_is_told_and_a_client_cannot_tell_it() -> None:
     app = App()
     headers = {"X-Account": "acct-1", "x-velvetrope-action": "poison", "X_VelvetRope_Level": "9"}
     await ask(guarded(app, Known()), headers=headers)
-    assert app.scope["velvetrope"] == ("allow", 0, "acct-1", None)
+    assert app.scope["velvetrope"] == Verdict("allow", 0, "acct-1")
     assert not [name for name, _ in app.scope["headers"] if b"rope" in name]
     assert (b"x-account", b"acct-1") in app.scope["headers"]
 
@@ -238,6 +238,34 @@ async def test_where_a_static_limit_may_hold_the_service_is_asked() -> None:
     assert len(service.asked) == 1
     without = guarded(App(), copy, service, static_limits=False)
     assert (await ask(without, path="/v1/embeddings")).status_code == 200
+
+
+async def test_the_service_is_told_what_a_request_may_take_and_what_it_took() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/settle":
+            return httpx.Response(204)
+        headers = {"X-Velvetrope-Action": "throttle", "X-Velvetrope-Charge": "c"}
+        return httpx.Response(200, headers=headers)
+
+    service = Service(answer, tokens_header="X-Tokens")
+    app = App(body=b'{"usage": {"prompt_tokens": 5, "completion_tokens": 7}}')
+    copy = Known(decided("throttle", params={"tokens_per_day": 100, "bucket": "b"}))
+    middleware = guarded(app, copy, service, tokens_header="X-Tokens")
+    body = b'{"prompt": "twenty-five bytes here", "max_tokens": 100}'
+    await ask(middleware, content=body, headers={"X-Tokens": "0"})
+    checked, settled = service.asked
+    assert checked.headers["x-tokens"] == "113"
+    assert json.loads(settled.content) == {"charge": "c", "tokens": 12}
+
+
+async def test_without_a_usage_the_estimate_stays() -> None:
+    headers = {"X-Velvetrope-Action": "throttle", "X-Velvetrope-Charge": "c"}
+    service = Service(lambda _: httpx.Response(200, headers=headers), tokens_header="X-Tokens")
+    copy = Known(decided("throttle", params={"tokens_per_day": 100, "bucket": "b"}))
+    body = rb'{"text": "\"prompt_tokens\": 1, \"completion_tokens\": 1"}'
+    middleware = guarded(App(body=body), copy, service, tokens_header="X-Tokens")
+    assert (await ask(middleware)).content == body
+    assert len(service.asked) == 1
 
 
 async def test_what_fails_closed_is_the_services_to_say() -> None:

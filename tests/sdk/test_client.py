@@ -76,6 +76,22 @@ async def test_the_secret_is_sent(store: MemoryStore) -> None:
         assert (await client.check({"X-Account": "a"})).action == "allow"
 
 
+async def test_tokens_are_charged_by_an_estimate_and_settled(store: MemoryStore) -> None:
+    params = {"tokens_per_day": 1000, "bucket": "account:acct-1"}
+    store.apply([decision(params=params)])
+    app = create_app(store, ApiSettings(tokens_header="X-Tokens"), clock=lambda: NOW)
+    transport = httpx.ASGITransport(app=app)
+    headers = {"X-Account": "acct-1", "X-Tokens": "1"}  # the client's own says nothing
+    async with AsyncClient(
+        "http://velvetrope", tokens_header="X-Tokens", transport=transport
+    ) as client:
+        verdict = await client.check(headers, tokens=900)
+        assert verdict.charge is not None
+        assert (await client.check(headers, tokens=200)).refusal is not None
+        await client.settle(verdict.charge, 700)
+        assert (await client.check(headers, tokens=200)).refusal is None
+
+
 @pytest.mark.parametrize("status", [500, 503])
 def test_a_service_that_is_ill_is_unavailable(status: int) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(status))
