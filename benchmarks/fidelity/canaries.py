@@ -200,19 +200,20 @@ def _survives(console: Console, prose: Sequence[str]) -> None:
 
 def _models(console: Console, prose: Sequence[str], accounts: Sequence[str]) -> None:
     rows: list[Sequence[object]] = [
-        ("stolen answers", "of them with a remark", "remarks said", "of the thief", "named")
+        ("stolen answers", "key", "with a remark", "remarks said", "the thief's", "named")
     ]
     half = len(prose) // 2
-    canaries = Canaries(_key(0))
     for stolen in (100, 300, half):
-        texts = [canaries.apply(accounts[7], text) for text in prose[:stolen]]
-        model = Babbler([*texts, *prose[half:]])
-        rng = random.Random(stolen)
-        numbers = _remarks([model.says(rng) for _ in range(2_000)])
-        named = name(numbers, accounts, Keyring((_key(0),)), below=_BELOW)
-        mine = next((found.remarks for found in named if found.account == accounts[7]), 0)
-        given = sum(text != plain for text, plain in zip(texts, prose[:stolen], strict=True))
-        rows.append((stolen, given, len(numbers), mine, len(named)))
+        for number in range(4):
+            canaries = Canaries(_key(number))
+            texts = [canaries.apply(accounts[7], text) for text in prose[:stolen]]
+            model = Babbler([*texts, *prose[half:]])
+            rng = random.Random(stolen)
+            numbers = _remarks([model.says(rng) for _ in range(2_000)])
+            named = name(numbers, accounts, Keyring((_key(number),)), below=_BELOW)
+            mine = next((found.remarks for found in named if found.account == accounts[7]), 0)
+            given = sum(text != plain for text, plain in zip(texts, prose[:stolen], strict=True))
+            rows.append((stolen, number, given, len(numbers), mine, len(named)))
     _table(
         console,
         f"2,000 texts of a word 4-gram model, trained on stolen answers and {len(prose) - half}"
