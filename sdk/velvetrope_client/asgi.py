@@ -143,6 +143,8 @@ class Velvetrope:
             request may take when it is asked, and how many it took when it was answered.
         fail_closed: actions that stay in force when the feed has been silent for too long; the
             others fail open. None: those of the service's policy, as it said last.
+        start_within_s: seconds for which the application's start may wait for the first snapshot;
+            until that is read everybody passes.
         challenge_path: where the application's clients reach the service's /challenge, as
             `api.challenge.place` says, for it to be passed on there; None passes nothing on.
         events: where to post an access event for each request to one of `events_at` (glob patterns
@@ -169,6 +171,7 @@ class Velvetrope:
         static_limits: bool = True,
         tokens_header: str | None = None,
         fail_closed: Collection[str] | None = None,
+        start_within_s: float = 2.0,
         challenge_path: str | None = None,
         events: EventQueue | None = None,
         events_at: Collection[str] = ("*",),
@@ -190,6 +193,7 @@ class Velvetrope:
         self._static_limits = static_limits
         self._tokens_header = tokens_header
         self._fail_closed = None if fail_closed is None else frozenset(fail_closed)
+        self._start_within_s = start_within_s
         self._challenge_path = challenge_path
         self._events = None if events is None else Recorder(events, events_at, sketcher, annotate)
         self._block = block(status_block)
@@ -413,6 +417,8 @@ class Velvetrope:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.copy.start()
+        # Nothing is served yet that this could hold up.
+        self.copy.wait(self._start_within_s)
         try:
             await self._app(scope, receive, send)
         finally:

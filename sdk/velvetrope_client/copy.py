@@ -508,7 +508,11 @@ class Copy:
         count = 0
         for name, value in _members(answer.iter_text()):
             if name == "decisions[]":
-                state.put(value)
+                try:
+                    state.put(value)
+                except (KeyError, TypeError, ValueError) as error:
+                    # One that is none must not keep the others, and the kill switch, from us.
+                    _log.warning("a decision is passed over: %r", error)
                 count += 1
                 if not count % _AT_ONCE:
                     time.sleep(_PAUSE_S)

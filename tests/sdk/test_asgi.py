@@ -27,12 +27,17 @@ class Known(Copy):
         self.decision = decision
         self.is_stale = False
         self.started = 0
+        self.waited_s: float | None = None
         self.limited: str | None = None
         self.closed: frozenset[str] = frozenset()
         self._mode = mode
 
     def start(self) -> None:
         self.started += 1
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        self.waited_s = timeout_s
+        return True
 
     def close(self, *, wait: bool = True) -> None:
         self.started = 0
@@ -327,15 +332,15 @@ async def test_a_websocket_passes_while_nothing_is_wrong() -> None:
     assert app.calls == 1
 
 
-async def test_the_copy_lives_as_long_as_the_application() -> None:
+async def test_the_copy_is_read_before_the_application_starts_and_lives_as_long() -> None:
     copy = Known()
-    seen: list[int] = []
+    seen: list[tuple[int, float | None]] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        seen.append(copy.started)
+        seen.append((copy.started, copy.waited_s))
 
-    await guarded(app, copy)({"type": "lifespan"}, nothing, Sent())
-    assert (seen, copy.started) == ([1], 0)
+    await guarded(app, copy, start_within_s=7.0)({"type": "lifespan"}, nothing, Sent())
+    assert (seen, copy.started) == ([(1, 7.0)], 0)
 
 
 # -- poisoned answers ----------------------------------------------------------------------------

@@ -282,11 +282,10 @@ def test_the_mode_is_obeyed_while_a_snapshot_is_on_its_way() -> None:
     [
         httpx.Response(200, text="<html>"),
         httpx.Response(200, text='{"cursor": "0.1", "decisions": ['),
-        httpx.Response(200, json={"cursor": "0.1", "decisions": [{"scope": "account"}]}),
         httpx.Response(401, text="no"),
         httpx.Response(500),
     ],
-    ids=["html", "cut", "half a decision", "secret", "ill"],
+    ids=["html", "cut", "secret", "ill"],
 )
 def test_what_is_no_feed_leaves_the_copy_as_it_was(answer: httpx.Response) -> None:
     asked = 0
@@ -301,6 +300,30 @@ def test_what_is_no_feed_leaves_the_copy_as_it_was(answer: httpx.Response) -> No
         assert not copy.wait(0.0)
         assert copy.stale
         assert copy.find(Caller(account="acct-1")) is None
+
+
+def test_what_is_no_decision_is_passed_over() -> None:
+    good = {
+        "id": "d-1",
+        "version": 1,
+        "scope": "account",
+        "value": "acct-1",
+        "action": "block",
+        "level": 1,
+        "mode": "enforce",
+        "issued_at": 1.0,
+        "expires_at": 4e9,
+    }
+    bad = [
+        {"scope": "account"},
+        good | {"scope": "planet"},
+        good | {"scope": "ip", "value": "x"},
+        7,
+    ]
+    with follow(lambda _: httpx.Response(200, json=feed(decisions=[*bad, good]))) as copy:
+        assert copy.wait(2.0)
+        assert len(copy) == 1
+        assert copy.find(Caller(account="acct-1")) is not None
 
 
 def test_a_wrong_secret_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
