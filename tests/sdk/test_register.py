@@ -106,3 +106,11 @@ def test_a_watermark_writes_its_marks_and_controls(tmp_path: Path) -> None:
         watermark.answer("acct-1", f"text {n}", "0", ["0", "1"])
     # 40 expected, standard deviation 6.2.
     assert 20 < len(list(read(tmp_path / "marks", RING))) < 60
+
+
+def test_two_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    one, other = MarkRegister(tmp_path / "marks", NEW), MarkRegister(tmp_path / "marks", OLD)
+    for n in range(20):
+        one.record(question(n))
+        other.record(question(n, key=OLD))
+    assert len(list(read(tmp_path / "marks", RING))) == 40
