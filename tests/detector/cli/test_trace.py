@@ -18,8 +18,14 @@ from typing import Any
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
-from velvetrope_client.canary import Canaries, Closings
+from velvetrope_client.canary import Closings
 from velvetrope_client.keys import Key, Keyring
+from velvetrope_client.rewriter_settings import (
+    CanarySettings,
+    EndpointSettings,
+    RewriterSettings,
+)
+from velvetrope_client.rewriting import Rewriter
 
 from detector.cli import build
 
@@ -32,9 +38,24 @@ PROSE = (
 
 
 def answers(account: str, count: int) -> list[str]:
-    """Answers as an account with canaries got them."""
-    canaries = Canaries(KEY)
-    return [canaries.apply(account, f"{PROSE} Case {n}.") for n in range(count)]
+    """Answers of a chat API as a suspect with canaries gets them."""
+    endpoint = EndpointSettings(canaries=CanarySettings(from_level=1))
+    rewriter = Rewriter(RewriterSettings((endpoint,), Keyring((KEY,))))
+    said = []
+    for n in range(count):
+        message = {"role": "assistant", "content": f"{PROSE} Case {n}."}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        body = rewriter.rewrite(
+            action="poison",
+            level=1,
+            subject=account,
+            endpoint="/v1/chat/completions",
+            request=b'{"messages": []}',
+            body=json.dumps({"choices": [choice]}).encode(),
+            content_type="application/json",
+        )
+        said.append(json.loads(body)["choices"][0]["message"]["content"])
+    return said
 
 
 @pytest.fixture
