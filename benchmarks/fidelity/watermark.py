@@ -19,11 +19,11 @@ from rich.progress import Progress, TaskID
 from threadpoolctl import threadpool_limits
 from velvetrope_client.cells import cell
 from velvetrope_client.keys import Key, Keyring
-from velvetrope_client.watermark import Question, Watermark
+from velvetrope_client.watermark import CONTROLS, Question, Watermark
 
 from benchmarks.fidelity import victims
 from benchmarks.fidelity.victims import Labels, Matrix, Rng, TableVictim
-from responders.actions.prove import Claim, prove, question_id
+from responders.actions.prove import Claim, Stratum, p_value, prove, question_id
 
 __all__ = ["CLONES", "Theft", "accused", "clone", "digits", "innocents", "main", "steal"]
 
@@ -272,6 +272,17 @@ def _power(console: Console, victim: TableVictim, sizes: Sequence[int], seeds: i
                 console.print(_line(n, seed, 0, *"----"), highlight=False)
 
 
+def _by_marks(console: Console) -> None:
+    """p by marks learned, no clone needed: all were learned, 5 % of the controls are off."""
+    classes = (2, 3, 10, 26, 100)
+    _head(console, "p by marks learned", "learned", *(f"{m} classes" for m in classes))
+    for k in (3, 5, 10, 20):
+        controls = CONTROLS * k
+        off = round(0.05 * controls)
+        strata = (Stratum(k + controls, k, k + off, m - 1) for m in classes)
+        console.print(_line(k, *(f"{p_value([one], k):.0e}" for one in strata)), highlight=False)
+
+
 def _tuned(console: Console, victim: TableVictim, n: int, clean_rows: Sequence[int]) -> None:
     """Go on training the network on rows that were never asked, with the victim's own labels."""
     _head(
@@ -355,6 +366,7 @@ def main() -> None:
         Progress(console=Console(stderr=True), transient=True) as progress,
     ):
         task = progress.add_task("innocents", total=count)
+        _by_marks(console)
         for victim in copied:
             _clones(console, victim, n, 99 if quick else 999)
         first = copied[0]
