@@ -9,6 +9,7 @@ taken, and the medians are compared. The decisions, about other accounts, come t
 feed of a real verdict API in a process of its own (a store in memory). Callers are 1,000 keys.
 While the copy is read, requests come a thousand a second: their p99 and the longest are told too.
 Memory is what the process holds more once the copy has been read, by its resident pages.
+Then a throttled caller is asked about, over loopback, 1,000 times one after the other.
 Last, decisions are written to a store at random moments, and the time is taken until the copy, at
 its default pace, has each: from decision to enforcement.
 """
@@ -69,11 +70,36 @@ def main(arguments: list[str] | None = None) -> None:
     for count in options.decisions:
         with _verdict_api(count) as url:
             _measure(url, count, options.requests, options.events)
+    with _verdict_api(1000) as url:
+        times = sorted(_asking(url))
+    print(
+        f"a throttled caller, asked about and refused: median {statistics.median(times):.2f} ms, "
+        f"p99 {times[int(len(times) * 0.99)]:.2f} ms"
+    )
     times = sorted(_enforcement(options.changes))
     print(
         f"from decision to enforcement, {len(times)} times: "
         f"median {statistics.median(times):.2f} s, longest {times[-1]:.2f} s"
     )
+
+
+def _asking(url: str) -> list[float]:
+    """Milliseconds of each request of a throttled caller, whose rate is used up."""
+    caller = Caller(account="acct-00000000", endpoint="/v1/chat/completions")
+
+    async def timed() -> list[float]:
+        app = Velvetrope(_application, url, copy=copy, identify=lambda _: caller)
+        times = []
+        for _ in range(1010):
+            began = time.perf_counter()
+            await app(_scope(0), _receive, _send)
+            times.append((time.perf_counter() - began) * 1e3)
+        return times[10:]
+
+    with Copy(url) as copy:
+        while not copy.wait(0.05):
+            pass
+        return asyncio.run(timed())
 
 
 def _enforcement(changes: int) -> Iterator[float]:
