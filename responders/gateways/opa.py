@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from responders.actions.problem import PROBLEM_JSON
 from responders.gateways.answer import Answer
-from responders.gateways.caller import Caller, caller_of_headers, plain_path
+from responders.gateways.caller import Caller, caller_of_headers, header_value, plain_path
 from responders.settings import ApiSettings
 
 __all__ = ["caller", "respond"]
@@ -38,14 +38,21 @@ async def caller(request: Request, settings: ApiSettings) -> Caller:
 
 
 def respond(answer: Answer) -> Response:
-    """`allow` true, or false with the client's status, headers and body."""
+    """`allow` true with headers for the model's server, or false with the client's answer.
+
+    Kong sets `headers` on the request that it lets through, which overwrites forged ones, and takes
+    `message` for the body of a refusal.
+    """
     if answer.refusal is None:
-        result: dict[str, Any] = {"allow": True}
+        account = header_value(answer.account).decode("utf-8", "replace")
+        headers = {**answer.verdict_headers(), "X-Velvetrope-Account": account}
+        result: dict[str, Any] = {"allow": True, "headers": headers}
     else:
         result = {
             "allow": False,
             "status": answer.refusal.status,
             "headers": {**answer.refusal.headers, "Content-Type": PROBLEM_JSON},
+            "message": answer.refusal.document,
             "body": answer.refusal.body.decode(),
         }
     return Response(

@@ -337,12 +337,15 @@ async def test_opa_allows_and_refuses(
     store: Flaky, api: httpx.AsyncClient, query: dict[str, Any]
 ) -> None:
     answer = await api.post("/authorize/opa", json=query)
-    assert (answer.status_code, answer.json()) == (200, {"result": {"allow": True}})
+    result = answer.json()["result"]
+    assert (answer.status_code, result["allow"]) == (200, True)
+    assert result["headers"]["X-Velvetrope-Account"] == "acct-1"
     store.apply([decision(action="block", params={})])
     answer = await api.post("/authorize/opa", json=query)
     result = answer.json()["result"]
     assert (answer.status_code, result["allow"], result["status"]) == (200, False, 403)
     assert json.loads(result["body"])["type"].endswith("#abnormal-usage-detected")
+    assert json.loads(result["body"]) == result["message"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"input": 1}', b"\xff", b'{"input": {}}'])
