@@ -169,15 +169,18 @@ class Policy:
             key: _Key = (verdict.scope, verdict.value)
             held = self._deserved(verdict, None) > self._deserved(verdict, limits)
             standing = self._standings.get(key)
-            at = standing.rung if standing is not None and standing.live else -1
+            # In shadow nobody was hurt yet: to enforce what stands there is a step like the first.
+            hurts = standing is not None and standing.live and self._as_strict(standing, verdict)
+            at = standing.rung if standing is not None and hurts else -1
+            unit = self._unit(verdict)
             if not self._enforces(rung) or at >= rung:
                 plan[key] = (verdict, rung, held)
                 continue
             enforced = at >= self._first
-            self._waiting.add(key, verdict, rung, now, counts=not enforced, held=held)
+            self._waiting.add(key, verdict, rung, now, unit=unit, counts=not enforced, held=held)
             # Meanwhile: what its campaign has already, or what is in force and would end.
             base = self._of_campaign(verdict, now)
-            if max(at, self._first - 1) < base < rung and self._waiting.enforced(verdict, now):
+            if max(at, self._first - 1) < base < rung and self._waiting.enforced(unit, now):
                 plan[key] = (verdict, base, held)
             elif enforced and standing is not None and _half_over(standing, now):
                 plan[key] = (verdict, at, held)
@@ -363,7 +366,8 @@ class Policy:
         above = self._of_campaign(step.verdict, now) + 1
         if standing is None or standing.rung < 0:
             return min(step.rung, max(self._first, above))
-        if standing.live and standing.rung >= step.rung:
+        strict = standing.live and self._as_strict(standing, step.verdict)
+        if strict and standing.rung >= step.rung:
             return None
         return min(step.rung, max(standing.rung + 1, above))
 
@@ -404,7 +408,7 @@ class Policy:
             offences=offences,
         )
         if self._enforces(rung):
-            self._waiting.issued(verdict, now, expires_at)
+            self._waiting.issued(self._unit(verdict), now, expires_at)
             if verdict.campaign is not None and rung >= self._of_campaign(verdict, now):
                 # The decision's life, and that of its probation.
                 self._campaigns[verdict.campaign] = (rung, 2 * expires_at - now)
@@ -524,6 +528,17 @@ class Policy:
         if not self._enforces(rung):
             return own
         return max(own, min(own * 2.0 ** min(offences, 32), self._settings.longest_ttl_s))
+
+    def _as_strict(self, standing: _Standing, verdict: Verdict) -> bool:
+        """Whether what stands is enforced, or would be issued in shadow now as well."""
+        return standing.mode == "enforce" or self._stamp(verdict) == "shadow"
+
+    def _unit(self, verdict: Verdict) -> str:
+        """What the cap counts, and a delay is drawn for: the campaign, or who has none, by mode."""
+        who = f"{verdict.scope}:{verdict.value}"
+        if verdict.campaign is not None:
+            who = f"campaign:{verdict.campaign}"
+        return f"{self._stamp(verdict)}:{who}"
 
     def _stamp(self, verdict: Verdict) -> Mode:
         """Enforce or shadow: by the mode, and for whom it is that the stage lets it be enforced."""

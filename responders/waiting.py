@@ -33,7 +33,7 @@ class Step(msgspec.Struct, kw_only=True):
 
     verdict: Verdict
     rung: int
-    unit: str  # the campaign, or the account
+    unit: str  # what the cap counts: the campaign, or the account
     since: float
     due: float
     counts: bool  # it would be a new enforcement: needs a place unless its unit is enforced
@@ -82,10 +82,17 @@ class Waiting:
         return self._held_back
 
     def add(
-        self, key: Key, verdict: Verdict, rung: int, now: float, *, counts: bool, held: bool
+        self,
+        key: Key,
+        verdict: Verdict,
+        rung: int,
+        now: float,
+        *,
+        unit: str,
+        counts: bool,
+        held: bool,
     ) -> None:
         """Let a step wait, in place of one of the same (scope, value)."""
-        unit = unit_of(verdict)
         before = self._steps.pop(key, None)
         since = now if before is None else before.since
         due = self._due(unit, rung, now)
@@ -115,7 +122,7 @@ class Waiting:
         go = set()
         for key in sorted(due, key=self._strongest_first):
             step = self._steps[key]
-            new = step.counts and not self.enforced(step.verdict, now)
+            new = step.counts and not self.enforced(step.unit, now)
             if new and step.unit not in begun:
                 if self._per_min is not None and len(self._started) >= self._per_min:
                     continue
@@ -130,13 +137,12 @@ class Waiting:
             self._look_at = min([self._started[0] + _MINUTE_S, *later])
         return released
 
-    def enforced(self, verdict: Verdict, now: float) -> bool:
-        """Whether a decision about its campaign, or about its account, is in force."""
-        return self._enforced.get(unit_of(verdict), -math.inf) > now
+    def enforced(self, unit: str, now: float) -> bool:
+        """Whether a decision about it is in force."""
+        return self._enforced.get(unit, -math.inf) > now
 
-    def issued(self, verdict: Verdict, now: float, expires_at: float) -> None:
+    def issued(self, unit: str, now: float, expires_at: float) -> None:
         """A decision that enforces is in force until then: its unit's others need no place."""
-        unit = unit_of(verdict)
         self._enforced[unit] = max(expires_at, self._enforced.get(unit, expires_at))
         if len(self._enforced) + len(self._drawn) >= self._sweep_at:
             self._enforced = {u: until for u, until in self._enforced.items() if until > now}
@@ -183,10 +189,3 @@ class Waiting:
     def _strongest_first(self, key: Key) -> tuple[float, float, float, Key]:
         verdict = self._steps[key].verdict
         return verdict.false_per_1000, -verdict.e_value, -verdict.evidence, key
-
-
-def unit_of(verdict: Verdict) -> str:
-    """What the cap counts, and what a delay is drawn for: the campaign, or who has none."""
-    if verdict.campaign is not None:
-        return f"campaign:{verdict.campaign}"
-    return f"{verdict.scope}:{verdict.value}"

@@ -107,9 +107,9 @@ def stream(seed: int, partitions: int = 3, blocks: int = 400) -> Stream:
     return parts
 
 
-def commands(parts: Stream) -> list[Feedback]:
+def commands(seed: int) -> list[Feedback]:
     """A clear of somebody who is throttled at that time, and what changes all decisions."""
-    throttled = next(d for d in at_once(parts, []).decisions if d.action == "throttle")
+    throttled = next(d for d in at_once(seed, []).decisions if d.action == "throttle")
     return [
         Clear(
             id="c", by="me", at=throttled.issued_at + 1.05, scope="account",
@@ -124,19 +124,33 @@ def commands(parts: Stream) -> list[Feedback]:
     ]  # fmt: skip
 
 
-def at_once(parts: Stream, said: Sequence[Feedback]) -> Judgement:
-    one = judge(len(parts))
+def at_once(seed: int, said: Sequence[Feedback]) -> Judgement:
+    one = Judge(SETTINGS[seed], models=MODELS)
     for feedback in said:
         one.command(feedback)
-    for partition, blocks in enumerate(parts):
+    for partition, blocks in enumerate(STREAMS[seed]):
         one.blocks(partition, blocks, blocks[-1].time)
         one.end(partition)
     return one.advance()
 
 
+def patient() -> Settings:
+    """Settings under which steps wait for their delay and for a place."""
+    waits = {"new_enforcements_per_min": 2, "delay_s": 1.0, "jitter_s": 6.0}
+    made = settings(3)
+    return made.model_copy(update={"policy": made.policy.model_copy(update=waits)})
+
+
 STREAMS = {seed: stream(seed) for seed in range(3)}
-COMMANDS = {seed: commands(parts) for seed, parts in STREAMS.items()}
-EXPECTED = {seed: at_once(parts, COMMANDS[seed]) for seed, parts in STREAMS.items()}
+SETTINGS = {0: settings(3), 1: settings(3), 2: patient()}
+COMMANDS = {seed: commands(seed) for seed in STREAMS}
+EXPECTED = {seed: at_once(seed, COMMANDS[seed]) for seed in STREAMS}
+
+
+def test_a_stream_is_of_steps_that_wait() -> None:
+    titles = [alert.finding["finding_info"]["title"] for alert in EXPECTED[2].alerts]
+    assert any("held back" in title for title in titles)
+    assert not any("held back" in a.finding["finding_info"]["title"] for a in EXPECTED[0].alerts)
 
 
 def test_the_streams_lead_to_decisions_of_every_kind() -> None:
@@ -184,7 +198,7 @@ class Feeding:
 @given(luck=st.integers(0, 2**32))
 @hypothesis(max_examples=15, deadline=None)
 def test_any_interleaving_of_partitions_gives_the_same(seed: int, luck: int) -> None:
-    rng, one, found = Random(luck), judge(3), Judgement()
+    rng, one, found = Random(luck), Judge(SETTINGS[seed], models=MODELS), Judgement()
     said = [*COMMANDS[seed]]
     rng.shuffle(said)
     for feedback in said:
@@ -202,7 +216,7 @@ def test_any_interleaving_of_partitions_gives_the_same(seed: int, luck: int) -> 
 @hypothesis(max_examples=10, deadline=None)
 def test_restarts_at_any_moment_give_the_same(seed: int, luck: int) -> None:
     """From everything, or from everything and later changes; journalled commands come again."""
-    rng, one, found = Random(luck), judge(3), Judgement()
+    rng, one, found = Random(luck), Judge(SETTINGS[seed], models=MODELS), Judgement()
     journal = [one.command(feedback) for feedback in COMMANDS[seed]]
     feeding = Feeding(STREAMS[seed], rng)
     full: bytes | None = None
@@ -214,7 +228,8 @@ def test_restarts_at_any_moment_give_the_same(seed: int, luck: int) -> None:
         if chance < 0.15:
             full = one.export()
         if chance < 0.25 and full is not None:
-            one = Judge.restore(settings(3), None, full, one.export_changes(), models=MODELS)
+            changes = one.export_changes()
+            one = Judge.restore(SETTINGS[seed], None, full, changes, models=MODELS)
             full = None
             for feedback in journal:
                 assert one.command(feedback) == feedback

@@ -76,6 +76,16 @@ def test_the_cap_holds_back_nothing_that_is_enforced_already() -> None:
     assert "a1" in values(later)
 
 
+def test_what_stood_in_shadow_needs_a_place_once_it_is_to_be_enforced() -> None:
+    policy = Policy(PolicySettings(new_enforcements_per_min=2))
+    for minute in range(3):
+        decide(policy, NOW + 60.0 * minute, *(lone(2 * minute + i) for i in (1, 2)))
+    policy.feedback(SetMode(**said(mode="enforce")), NOW + 200.0)
+    again = decide(policy, NOW + 200.0, *(lone(i) for i in range(1, 7)))
+    assert [(d.value, d.mode) for d in again] == [("a1", "enforce"), ("a2", "enforce")]
+    assert policy.held_back == 4
+
+
 def test_watching_needs_no_place() -> None:
     policy = Policy(PolicySettings(new_enforcements_per_min=1))
     watched = [verdict(5.0, value=f"w{i}") for i in range(9)]

@@ -71,6 +71,9 @@ def environment() -> dict[str, str]:
     kept["VELVETROPE_SERVE__SILENCE_AFTER_S"] = "3600"
     kept["VELVETROPE_SERVE__CHECKPOINT_EVERY_S"] = "0.2"
     kept["VELVETROPE_ALERTS__LOG"] = "false"
+    # Steps wait for their delay and for a place, the same for all.
+    kept["VELVETROPE_POLICY__NEW_ENFORCEMENTS_PER_MIN"] = "20"
+    kept["VELVETROPE_POLICY__JITTER_S"] = "9"
     return kept
 
 
