@@ -77,6 +77,16 @@ class HaproxyServer:
                 raise RuntimeError(f"HAProxy did not start: {log.read_text(errors='replace')}")
             time.sleep(0.01)
 
+    def resident_mb(self) -> float:
+        """Memory of its worker."""
+        if self._process is None:
+            raise RuntimeError("HAProxy is not running")
+        master = self._process.pid
+        worker = Path(f"/proc/{master}/task/{master}/children").read_text().split()[0]
+        status = Path(f"/proc/{worker}/status").read_text()
+        (line,) = (one for one in status.splitlines() if one.startswith("VmRSS"))
+        return int(line.split()[1]) / 1024
+
     def reload(self) -> None:
         """Have a new worker read the configuration and the files; the old one ends."""
         if self._process is not None:
