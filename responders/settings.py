@@ -280,7 +280,12 @@ class ApiSettings(_Part):
     litellm_account: Literal["user", "team", "org", "end_user", "key"] = Field(
         "user", description="as `formats.litellm_account`: which LiteLLM identity is billed"
     )
-    max_body_bytes: int = Field(16 << 20, ge=1024)
+    max_body_bytes: int = Field(
+        16 << 20, ge=1024, description="of a posted body; a larger one is answered 413"
+    )
+    max_connections: int = Field(
+        4096, ge=16, description="held at a time, idle ones too; more are answered 503"
+    )
     status_block: int = Field(403, description="what a blocked client is answered")
     challenge_url: str | None = Field(
         None, pattern=_URL, description="where one re-authenticates: the operator's page"

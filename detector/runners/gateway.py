@@ -61,6 +61,7 @@ def serve_verdicts(
                     server_header=False,
                     date_header=False,
                     timeout_graceful_shutdown=5,
+                    limit_concurrency=api.max_connections,
                 )
             )
             # uvicorn ends on these, and then raises them again for whoever had them before.

@@ -235,6 +235,7 @@ class Service:
             server_header=False,
             date_header=False,
             timeout_graceful_shutdown=5,
+            limit_concurrency=self._settings.api.max_connections,
         )
         server = _Server(config)
         loop = asyncio.get_running_loop()

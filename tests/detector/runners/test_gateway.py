@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -44,6 +45,21 @@ def test_without_redis_it_answers_503_until_redis_is_there(
             lambda: httpx.get(f"{url}/authorize/nginx").status_code == 200,
             within_s=10.0,
             what="an answer after Redis came",
+        )
+
+
+def test_connections_past_the_limit_are_answered_503(tmp_path: Path, redis: RedisServer) -> None:
+    config = tmp_path / "velvetrope.toml"
+    config.write_text("[api]\nmax_connections = 16\n")
+    arguments = ("--redis", redis.url, "--port", "0", "--config", str(config))
+    with running(tmp_path, "gateway", "gateway", *arguments) as gateway, ExitStack() as stack:
+        url = url_of(gateway)
+        clients = [stack.enter_context(httpx.Client(base_url=url)) for _ in range(17)]
+        statuses = [client.get("/authorize/nginx").status_code for client in clients]
+        assert (statuses[0], statuses[-1]) == (200, 503)
+        clients[0].close()
+        eventually(
+            lambda: httpx.get(f"{url}/authorize/nginx").status_code == 200, what="a free place"
         )
 
 
