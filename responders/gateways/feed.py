@@ -148,9 +148,7 @@ class Feed:
 
     async def identities(self) -> Response:
         """200 with whose every known key is, by the key's hash. Raises StoreUnavailable."""
-        found = await self._shared(
-            "identities", lambda: asyncio.to_thread(self._store.identities)
-        )
+        found = await self._shared("identities", lambda: asyncio.to_thread(self._store.identities))
         return Response(msgspec.json.encode({"identities": found}), media_type="application/json")
 
     def _state(self) -> tuple[RunMode, bytes, Revisions]:
