@@ -7,8 +7,8 @@ The real nginx with deploy/nginx (auth_request, `velvetrope gateway`) and with d
 the same proxy without a check, in front of an nginx that answers at once; a real Redis holds
 `--decisions` decisions. wrk (Debian's) posts a chat of 300 bytes, over one connection for latency
 and over 16 for throughput. Lua has 10 keys, whose callers its cache knows, or 20,000, who are all
-looked up in Redis; the others 1,000. All take turns, round after round, so that they see the same
-machine; medians of rounds are told, what is added is of one round's own, and the least of all
+looked up in Redis; the others 1,000. Inputs are in the log, or sketches of them. All take turns,
+round after round, so that they see the same machine; medians of rounds are told, what is added is of one round's own, and the least of all
 rounds is what a machine with nothing else to do comes to. CPU is that of the gateway's worker, of
 the verdict service and of Redis together, from /proc.
 
@@ -37,6 +37,7 @@ from typing import Final, NamedTuple
 
 import httpx
 from pydantic import SecretStr
+from velvetrope_client.keys import Keyring
 
 from responders.decisions import Decision
 from responders.gateways.caller import key_scope
@@ -148,11 +149,25 @@ def main() -> None:
                 redis_answer_timeout_ms=250,
             )
         )
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "keys.json").write_text(Keyring.new("2026-11").dump())
+        sketching = stack.enter_context(
+            lua_gateway(
+                redis.url,
+                model,
+                prefix=prefix,
+                redis_connect_timeout_ms=100,
+                redis_answer_timeout_ms=250,
+                log_input="sketch",
+                keys_file=str(folder / "keys.json"),
+            )
+        )
         checks = {
             "no check": Check(plain, 1_000, [proxied.pid]),
             "auth_request": Check(auth.port, 1_000, [auth.nginx.pid, service, redis.pid]),
             "Lua, cached": Check(lua.port, 10, [lua.nginx.pid, redis.pid]),
             "Lua, not cached": Check(lua.port, _KEYS, [lua.nginx.pid, redis.pid]),
+            "Lua, cached, sketches": Check(sketching.port, 10, [sketching.nginx.pid, redis.pid]),
         }
         for connections in given.connections:
             _latency(checks, connections, given.rounds, given.seconds)
