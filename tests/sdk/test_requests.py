@@ -75,9 +75,7 @@ JSON = st.recursive(
 @given(JSON)
 def test_whatever_a_client_sends_gives_an_event_that_is_valid_json(body: Any) -> None:
     asked = read_request(json.dumps(body).encode())
-    json.dumps(asked, allow_nan=False).encode()
-    for one in asked.inputs:
-        assert not isinstance(one, str) or one.encode()
+    json.dumps(asked, allow_nan=False, ensure_ascii=False).encode()
 
 
 @pytest.mark.parametrize(
