@@ -8,9 +8,9 @@ the same proxy without a check, in front of an nginx that answers at once; a rea
 `--decisions` decisions. wrk (Debian's) posts a chat of 300 bytes, over one connection for latency
 and over 16 for throughput. Lua has 10 keys, whose callers its cache knows, or 20,000, who are all
 looked up in Redis; the others 1,000. Inputs are in the log, or sketches of them. All take turns,
-round after round, so that they see the same machine; medians of rounds are told, what is added is of one round's own, and the least of all
-rounds is what a machine with nothing else to do comes to. CPU is that of the gateway's worker, of
-the verdict service and of Redis together, from /proc.
+round after round, so that they see the same machine; medians of rounds are told, what is added is
+of one round's own, and the least of all rounds is what a machine with nothing else to do comes to.
+CPU is that of the gateway's worker, of the verdict service and of Redis together, from /proc.
 
 Then decisions are applied to the store at random moments, and the time is taken until a client that
 asks 100 times a second is refused. HAProxy has its follower (`velvetrope follow haproxy`) on Redis.
