@@ -26,6 +26,7 @@ from detector.settings import KafkaSettings, MeasureSettings, Settings
 from responders.alerts.ocsf import Alert
 from responders.decisions import Decision
 from responders.feedback import Allow, Clear, Feedback, SetMode, encode_feedback
+from responders.limits import StaticPolicy
 from responders.settings import PolicySettings, RedisSettings, RungSettings
 from responders.stores.base import decode_decision
 from tests.real_kafka import Broker, kafka
@@ -323,6 +324,8 @@ def test_a_redis_that_is_flushed_or_comes_back_with_less_is_whole_within_five_se
         redis_.start()
         client.set(f"{prefix}epoch", epoch or b"")
         eventually(lambda: in_force(settings) == whole, within_s=5, what="the view, restarted")
+        limits = StaticPolicy.of(settings.policy).encode()
+        eventually(lambda: client.get(f"{prefix}policy") == limits, within_s=5, what="the limits")
         assert process.alive()
 
 

@@ -179,6 +179,8 @@ async def test_the_store_for_asyncio_writes_what_the_other_reads(
     assert await writer.init_mode("enforce") == "enforce"
     await writer.set_mode("off")
     assert (await writer.mode(), store.mode()) == ("off", "off")
+    await writer.set_policy(b"{}")
+    assert store.policy() == b"{}"
     await writer.allow(AllowEntry(scope="account", value="a"))
     assert store.allows({"account": "a"}, NOW) is not None
     assert await writer.disallow("account", "a") is True
