@@ -562,8 +562,8 @@ def _members(chunks: Iterator[str]) -> Iterator[tuple[str, Any]]:
         while True:
             try:
                 found, end = decoder.raw_decode(text, at)
-                # A number may go on in the next chunk.
-                if end < len(text):
+                # A number may go on in the next chunk: of "1." the decoder takes the 1.
+                if text[end : end + 1] and text[end] in " \t\r\n,:]}":
                     at = end
                     return found
             except json.JSONDecodeError:
