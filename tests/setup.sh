@@ -25,7 +25,8 @@ has nginx || apt 'nginx' nginx-light
 has chromium || has chromium-browser || apt 'Chromium' chromium
 has caddy || apt 'Caddy' caddy
 # nginx-extras, which lua-nginx-redis wants, stands beside nginx-light.
-[ -e /usr/lib/nginx/modules/ngx_http_lua_module.so ] && [ -e /usr/share/lua/5.1/nginx/redis.lua ] ||
+[ -e /usr/lib/nginx/modules/ngx_http_lua_module.so ] && [ -e /usr/share/lua/5.1/nginx/redis.lua ] &&
+    ls /usr/lib/*/lua/5.1/cjson.so >/dev/null 2>&1 ||
     apt "nginx's Lua" libnginx-mod-http-lua lua-nginx-redis lua-cjson
 has haproxy || apt 'HAProxy' haproxy
 if ! has java || [ "$(java_major)" -lt 17 ]; then

@@ -3,6 +3,7 @@
 | file | key | value |
 |---|---|---|
 | `state.map` | `mode`, `until` | the kill switch; until when the maps are to be believed |
+| | `closed:ACTION` | 1: the action holds on when they are not |
 | `decisions.map` | `account:NAME`, `api_key:HASH`, `org:NAME` | a decision, see `entry` |
 | `networks.map` | an address or network | likewise, for scopes ip and cidr |
 | `allowed.map`, `allowed_networks.map` | likewise | until when it is allowed |
@@ -104,6 +105,7 @@ class Haproxy:
         if followed.identities is not None:
             self._maps["identities"].replace(_identities(followed.identities))
         state = {"mode": followed.mode, "until": str(int(now + self._stale_after_s))}
+        state |= {f"closed:{action}": "1" for action in followed.fail_closed}
         self._maps["state"].replace(state)
 
     def push(self, now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -13,10 +14,12 @@ import msgspec
 from responders.allowlist import AllowEntry
 from responders.decisions import Decision
 from responders.feedback import RunMode
+from responders.limits import NO_LIMITS, BadPolicy, StaticPolicy
 from responders.stores.base import CursorTooOld, DecisionStore, Identity, StoreUnavailable
 
 __all__ = ["ApiSource", "Followed", "Source", "StoreSource"]
 
+_log = logging.getLogger(__name__)
 _Document = TypeVar("_Document")
 # What was written past the stores (an account system's own `identity:` keys) shows in no revision.
 _READ_AGAIN_S: Final = 60.0
@@ -27,13 +30,15 @@ _ANSWER_S: Final = 30.0
 class Followed(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the decisions since the last look.
 
-    `snapshot`: `decisions` are all that are enforced, not changes. `allowed` and `identities` (by
-    the key's bare hash) are whole lists, None when they are what they were.
+    `snapshot`: `decisions` are all that are enforced, not changes. `fail_closed`: actions that hold
+    on while the source is away. `allowed` and `identities` (by the key's bare hash) are whole
+    lists, None when they are what they were.
     """
 
     mode: RunMode
     decisions: list[Decision]
     snapshot: bool = False
+    fail_closed: tuple[str, ...] = ()
     allowed: list[AllowEntry] | None = None
     identities: dict[str, Identity] | None = None
 
@@ -52,12 +57,15 @@ class StoreSource:
         self._store = store
         self._clock = clock
         self._cursor: str | None = None
+        self._policy_text: bytes | None = None
+        self._policy = NO_LIMITS
         self._allowed = _Again()
         self._identities = _Again()
 
     def look(self) -> Followed:
         """See Source."""
         mode = self._store.mode()
+        self._learn_policy(self._store.policy())
         revisions = self._store.revisions()
         allowed = identities = None
         if self._allowed.due(revisions.allowed):
@@ -74,9 +82,20 @@ class StoreSource:
             mode=mode,
             decisions=decisions,
             snapshot=snapshot,
+            fail_closed=self._policy.fail_closed,
             allowed=allowed,
             identities=identities,
         )
+
+    def _learn_policy(self, text: bytes | None) -> None:
+        """One that cannot be read leaves what was known, as at the verdict API."""
+        if text == self._policy_text:
+            return
+        self._policy_text = text
+        try:
+            self._policy = NO_LIMITS if text is None else StaticPolicy.decode(text)
+        except BadPolicy as error:
+            _log.warning("%s", error)
 
     def _changes(self, cursor: str | None) -> tuple[bool, list[Decision], str]:
         snapshot = cursor is None
@@ -107,6 +126,8 @@ class ApiSource:
         )
         self._cursor: str | None = None
         self._allow_tag = ""
+        self._policy_tag = ""
+        self._policy = NO_LIMITS
         self._identities = _Again()
 
     def __enter__(self) -> Self:
@@ -129,7 +150,8 @@ class ApiSource:
         cursor, snapshot, decisions = self._cursor, self._cursor is None, list[Decision]()
         allow_tag, allowed = self._allow_tag, None
         while True:
-            answer = self._get("/v1/decisions", {"since": cursor or "", "allow": allow_tag})
+            query = {"since": cursor or "", "allow": allow_tag, "policy": self._policy_tag}
+            answer = self._get("/v1/decisions", query)
             if answer.status_code == 410:
                 cursor, snapshot, decisions = None, True, []
                 continue
@@ -137,6 +159,8 @@ class ApiSource:
             decisions += page.decisions
             allow_tag = page.allow_tag
             allowed = page.allow if page.allow is not None else allowed
+            if page.policy is not None:
+                self._policy, self._policy_tag = page.policy, page.policy_tag
             more = page.more or cursor is None
             cursor = page.cursor
             if not more:
@@ -150,6 +174,7 @@ class ApiSource:
             mode=page.mode,
             decisions=decisions,
             snapshot=snapshot,
+            fail_closed=self._policy.fail_closed,
             allowed=allowed,
             identities=identities,
         )
@@ -176,7 +201,9 @@ class _Page(msgspec.Struct, kw_only=True):
     decisions: list[Decision]
     allow_tag: str
     identities_tag: str
+    policy_tag: str
     more: bool = False
+    policy: StaticPolicy | None = None
     allow: list[AllowEntry] | None = None
 
 

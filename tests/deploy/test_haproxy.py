@@ -24,6 +24,7 @@ from responders.following.haproxy import Haproxy
 from responders.following.haproxy_runtime import Runtime
 from responders.following.source import StoreSource
 from responders.gateways.caller import key_scope
+from responders.limits import StaticPolicy
 from responders.settings import RedisSettings
 from responders.stores.base import Identity
 from responders.stores.redis import RedisStore
@@ -439,6 +440,24 @@ def test_without_its_follower_it_fails_as_it_is_set_to(
         # The maps are believed for three seconds more.
         assert gate.post().status_code == 403
         wait_for(lambda: gate.post().status_code == expected, f"never {expected}", within_s=4)
+
+
+def test_what_fails_closed_holds_on_without_the_follower(
+    store: RedisStore, model_port: int
+) -> None:
+    store.set_policy(StaticPolicy(fail_closed=("block",)).encode())
+    with (
+        haproxy(model_port) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client,
+    ):
+        gate = Gate(server, store, client)
+        gate.decide()
+        gate.decide(value="acct-bea", action="challenge")
+        with following(store, server):
+            gate.until(403)
+            gate.until(401, "key-of-bea")
+        wait_for(lambda: gate.post("key-of-bea").status_code == 200, "never 200", within_s=4)
+        assert gate.post().status_code == 403
 
 
 def test_redis_away_for_a_moment_changes_nothing(model_port: int) -> None:

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from responders.allowlist import AllowEntry
 from responders.following.source import ApiSource, Source, StoreSource
+from responders.limits import StaticPolicy
 from responders.settings import ApiSettings
 from responders.stores.base import Identity, StoreUnavailable
 from responders.stores.memory import MemoryStore
@@ -66,6 +67,13 @@ def test_whole_lists_come_again_when_they_change(store: MemoryStore, source: Sou
     assert allowed.identities is None
     store.set_identity("aa", Identity(account="acct-1"))
     assert source.look().identities == {"aa": Identity(account="acct-1")}
+
+
+def test_what_fails_closed_comes_with_every_look(store: MemoryStore, source: Source) -> None:
+    assert source.look().fail_closed == ()
+    store.set_policy(StaticPolicy(fail_closed=("block",)).encode())
+    assert source.look().fail_closed == ("block",)
+    assert source.look().fail_closed == ("block",)
 
 
 def test_a_follower_left_behind_gets_everything_again(store: MemoryStore, source: Source) -> None:
