@@ -38,7 +38,7 @@ MAX_VERSION: Final = 2**53 - 1
 
 
 class StoreUnavailable(Exception):
-    """The store cannot be read or written now; nothing of the call was applied. Try again."""
+    """The store cannot be read or written now. Try again: every write may be repeated."""
 
 
 class CursorTooOld(Exception):

@@ -50,6 +50,8 @@ _log = logging.getLogger(__name__)
 # Decisions per script: some 10 us each, so no other client waits for more than a few ms.
 _CHUNK: Final = 256
 _SCAN: Final = 1000
+# Decisions per round trip: some 50 ms, where `redis.timeout_s` is 500.
+_AT_ONCE: Final = 20 * _CHUNK
 
 # KEYS: the change stream, then for each decision its key and the one it would replace.
 # ARGV: entries kept in the stream, '1' to write whatever is kept, then for each decision: version,
@@ -277,7 +279,7 @@ class RedisStore:
 
     def apply(self, decisions: Sequence[Decision]) -> list[bool]:
         """See DecisionStore."""
-        return _Commands.applied(self._run(self._commands.apply(decisions)))
+        return self._apply(decisions)
 
     def get(self, scope: str, value: str) -> Decision | None:
         """See DecisionStore."""
@@ -344,6 +346,13 @@ class RedisStore:
         epoch, info = self._view(self._commands.stream_state())
         return f"{_epoch(epoch)}.{_stream_info(info).last}", self._enforced()
 
+    def _apply(self, decisions: Sequence[Decision], *, force: bool = False) -> list[bool]:
+        refuse_versions(decisions)
+        written: list[bool] = []
+        for some in _portions(decisions):
+            written += _Commands.applied(self._run(self._commands.apply(some, force=force)))
+        return written
+
     def _enforced(self) -> Iterator[Decision]:
         keys = self._scan_keys("decision")
         for start in range(0, len(keys), _SCAN):
@@ -353,7 +362,7 @@ class RedisStore:
     def rebuild(self, decisions: Sequence[Decision]) -> None:
         """See DecisionStore. What stays enforced is enforced throughout."""
         before = [key for kind in ("decision", "shadow") for key in self._scan_keys(kind)]
-        self._run(self._commands.apply(decisions, force=True))
+        self._apply(decisions, force=True)
         self._run(
             [*_leftovers(self._keys, before, decisions), ("EVAL", _NEW_EPOCH, 1, self._keys.epoch)]
         )
@@ -461,7 +470,7 @@ class AsyncRedisStore:
 
     async def apply(self, decisions: Sequence[Decision]) -> list[bool]:
         """See DecisionStore."""
-        return _Commands.applied(await self._run(self._commands.apply(decisions)))
+        return await self._apply(decisions)
 
     async def get(self, scope: str, value: str) -> Decision | None:
         """See DecisionStore."""
@@ -494,10 +503,17 @@ class AsyncRedisStore:
     async def rebuild(self, decisions: Sequence[Decision]) -> None:
         """See DecisionStore. What stays enforced is enforced throughout."""
         before = [key for kind in ("decision", "shadow") for key in await self._scan_keys(kind)]
-        await self._run(self._commands.apply(decisions, force=True))
+        await self._apply(decisions, force=True)
         await self._run(
             [*_leftovers(self._keys, before, decisions), ("EVAL", _NEW_EPOCH, 1, self._keys.epoch)]
         )
+
+    async def _apply(self, decisions: Sequence[Decision], *, force: bool = False) -> list[bool]:
+        refuse_versions(decisions)
+        written: list[bool] = []
+        for some in _portions(decisions):
+            written += _Commands.applied(await self._run(self._commands.apply(some, force=force)))
+        return written
 
     async def epoch(self) -> str | None:
         """Another one after every rebuild; None when Redis holds no view at all."""
@@ -638,6 +654,12 @@ def _checked(answers: list[Any]) -> list[Any]:
         elif isinstance(answer, Exception):
             raise answer
     return answers
+
+
+def _portions(decisions: Sequence[Decision]) -> Iterator[Sequence[Decision]]:
+    """What goes to Redis at a time, so that it is answered within the timeout, however many."""
+    for start in range(0, len(decisions), _AT_ONCE):
+        yield decisions[start : start + _AT_ONCE]
 
 
 def _init_mode(keys: _Keys, mode: RunMode) -> list[_Command]:
