@@ -321,6 +321,20 @@ def test_the_log_names_the_account_and_the_keys_hash(gate: Gate) -> None:
     assert served[-1] is False
 
 
+def test_workers_share_what_is_known_and_what_is_counted(
+    store: RedisStore, redis_running: RedisServer, model_port: int
+) -> None:
+    prefix = store.settings.prefix
+    with lua_gateway(redis_running.url, model_port, prefix=prefix, workers=4) as gateway:
+        gate = Gate(gateway, store)
+        gate.decide(**throttled(rate_per_min=0.01, burst=5))
+        gate.until(429)
+        url = f"http://127.0.0.1:{gateway.port}/v1/chat"
+        headers = {"Authorization": "Bearer key-of-ada"}
+        # A connection each, so that several workers have one.
+        assert {httpx.post(url, headers=headers).status_code for _ in range(20)} == {429}
+
+
 # Limits that hold without a decision
 
 
