@@ -296,6 +296,7 @@ def test_forged_headers_reach_neither_the_model_nor_the_client(gate: Gate) -> No
         X_Velvetrope_Account="forged",
         X_Velvetrope_Anything="forged",
         X_Account="forged",
+        Challenge_Answer="forged",
     )
     forged = gate.client.post(
         "/v1/chat", json=CHAT, headers={"X_Velvetrope_Action": "forged", "x_account": "forged"}
