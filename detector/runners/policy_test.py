@@ -42,7 +42,8 @@ class Touched(msgspec.Struct, frozen=True, kw_only=True):
     """One account that at least one of the policies would have enforced against.
 
     `requests` are all of its requests in the log, `current_after` and `new_after` how many of them
-    came after it was first enforced against; `harvesting` is its label, if there are any.
+    came after the last block before it was first enforced against; `harvesting` is its label, if
+    there are any.
     """
 
     account: str
