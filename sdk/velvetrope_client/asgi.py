@@ -267,7 +267,7 @@ class Velvetrope:
             tokens = tokens_asked(request)
         verdict = await self._verdict(decision, caller, scope, tokens)
         answer = verdict.refusal
-        if answer is None and self._is_guarded(scope):
+        if answer is None and self._is_guarded(scope) and not self.copy.allows(caller):
             request, receive = await _read(receive)
             answer = self._guarded(request)
         if answer is not None:

@@ -381,6 +381,10 @@ class Copy:
             return False
         return _is_limited(policy, caller.plan, caller.endpoint, caller.model)
 
+    def allows(self, caller: Caller) -> bool:
+        """Whether a caller is on the allowlist."""
+        return self._allows(caller, self._clock())
+
     def _allows(self, caller: Caller, now: float) -> bool:
         allowed = self._allowed
         if not allowed.by_scope:

@@ -30,6 +30,7 @@ class Known(Copy):
         self.waited_s: float | None = None
         self.limited: str | None = None
         self.closed: frozenset[str] = frozenset()
+        self.allowed: str | None = None
         self._mode = mode
 
     def start(self) -> None:
@@ -52,6 +53,9 @@ class Known(Copy):
 
     def is_limited(self, caller: Caller) -> bool:
         return caller.endpoint == self.limited
+
+    def allows(self, caller: Caller) -> bool:
+        return caller.account is not None and caller.account == self.allowed
 
     def find(self, caller: Caller) -> Decision | None:
         return self.decision
@@ -439,6 +443,15 @@ async def test_what_is_no_probe_reaches_the_model_whole() -> None:
 async def test_the_kill_switch_turns_the_guard_off_too() -> None:
     middleware = guarded(App(), Known(mode="off"), guard=GuardSettings(system_prompt="block"))
     assert (await ask(middleware, json=CHAT)).status_code == 200
+
+
+async def test_the_allowlist_holds_for_the_guard() -> None:
+    copy = Known()
+    middleware = guarded(App(), copy, guard=GuardSettings(system_prompt="block"))
+    copy.allowed = "acct-1"
+    for account, status in (("acct-1", 200), ("acct-2", 400)):
+        answer = await ask(middleware, json=CHAT, headers={"X-Account": account})
+        assert answer.status_code == status
 
 
 # -- events --------------------------------------------------------------------------------------

@@ -177,8 +177,10 @@ def test_the_allowlist_beats_a_decision_until_it_ends(
     becomes(copy, "block", **caller)
     store.allow(AllowEntry(scope=scope, value=value, expires_at=NOW + 60.0))
     becomes(copy, None, **caller)
+    assert copy.allows(Caller(**caller))
     clock.now = NOW + 60.0
     becomes(copy, "block", **caller)
+    assert not copy.allows(Caller(**caller))
 
 
 def test_after_a_rebuild_there_is_a_new_snapshot(store: MemoryStore, copy: Copy) -> None:
