@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -178,9 +178,11 @@ def encode_decision(decision: Decision) -> bytes:
 
 def gateway_json(decision: Decision) -> bytes:
     """The decision as gateways see it: without its evidence."""
-    fields: dict[str, Any] = msgspec.to_builtins(decision)
-    del fields["evidence"]
-    return _encoder.encode(fields)
+    shown = msgspec.structs.replace(decision, evidence=None)
+    # Half the time that a dict of its fields takes. Inside a text the quotes are escaped, and no
+    # object comes after the field, so that the last match is it.
+    before, _, after = _encoder.encode(shown).rpartition(b'"evidence":null,')
+    return before + after
 
 
 def space(decision: Decision) -> Literal["decision", "shadow"]:

@@ -63,7 +63,11 @@ for i = 1, (#KEYS - 1) / 2 do
   local own, other = KEYS[2 * i], KEYS[2 * i + 1]
   local a = 2 + (i - 1) * 5
   local version, kept, replaces = tonumber(ARGV[a + 1]), -1, false
-  for _, key in ipairs({own, other}) do
+  local compared = {own, other}
+  if ARGV[2] == '1' then
+    compared, replaces = {}, redis.call('EXISTS', other) == 1
+  end
+  for _, key in ipairs(compared) do
     local text = redis.call('GET', key)
     if text then
       local ok, decision = pcall(cjson.decode, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from responders.actions.challenge import Passed
 from responders.allowlist import AllowEntry
 from responders.settings import RedisSettings
-from responders.stores.base import CursorTooOld, DecisionStore, Identity
+from responders.stores.base import CursorTooOld, DecisionStore, Identity, gateway_json
 from responders.stores.memory import MemoryStore
 from responders.stores.redis import RedisStore
 from responders.stores.sqlite import SqliteStore
@@ -385,3 +386,12 @@ def test_passing_ends_no_decision(store: DecisionStore) -> None:
 def test_an_account_of_any_bytes_can_pass(store: DecisionStore) -> None:
     assert store.pass_challenge("Zoë\udcff", passed(), "answer-1", 60)
     assert store.passed("Zoë\udcff") == passed()
+
+
+def test_gateways_see_every_field_but_the_evidence() -> None:
+    odd = decision(1, value='"evidence":null,', params={"evidence": None, "rate_per_min": 6.0})
+    shown = json.loads(gateway_json(odd))
+    assert shown == {n: v for n, v in msgspec.to_builtins(odd).items() if n != "evidence"} | {
+        "params": {"evidence": None, "rate_per_min": 6.0},
+        "applies_to": {"endpoints": ["*"], "models": ["*"]},
+    }
