@@ -24,6 +24,7 @@ __all__ = [
     "challenge",
     "rate_limit",
     "throttle",
+    "two_keys",
     "whole_quota",
 ]
 
@@ -89,6 +90,17 @@ def block(status: int) -> Refusal:
             "violated-policies": [_POLICY],
         },
     )
+
+
+def two_keys() -> Refusal:
+    """400: there is no telling whose request it is."""
+    document = {
+        "type": "about:blank",
+        "title": "Bad Request",
+        "status": 400,
+        "detail": "There is more than one key.",
+    }
+    return Refusal(400, {}, document)
 
 
 def rate_limit(limits: Sequence[Limit], taken: Taken) -> dict[str, str]:

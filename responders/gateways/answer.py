@@ -96,6 +96,8 @@ class Answers:
             return await self._from_an_old_copy(caller, count)
         account = identity.get("account", "")
         if self._view.mode == "enforce":
+            if caller.two_keys:
+                return Answer(account=account, refusal=problem.two_keys())
             decision = self._view.strongest(identity, caller)
             static = await self._static(account, caller)
             if (decision or static) and await self._view.allows(identity) is None:

@@ -32,6 +32,7 @@ class Caller(msgspec.Struct, frozen=True):
 
     `api_key` is `sha256:<hex>`; `path` (without its query) and `model` are None when unknown.
     `answer` is what the client brings against a challenge, `tokens` what the request may take.
+    `two_keys`: it has two, and the model's server may go by the other one.
     """
 
     api_key: str | None = None
@@ -43,6 +44,7 @@ class Caller(msgspec.Struct, frozen=True):
     answer: str | None = None
     plan: str | None = None
     tokens: float | None = None
+    two_keys: bool = False
 
 
 def caller_of_headers(
@@ -58,10 +60,12 @@ def caller_of_headers(
     plan_name = (settings.plan_header or "").lower().encode()
     tokens_name = (settings.tokens_header or "").lower().encode()
     api_key = account = ip = answer = plan = tokens = None
+    two_keys = False
     for name, value in headers:
         lower = name.lower()
         if lower == key_name:
-            api_key = key_scope(value)
+            before, api_key = api_key, key_scope(value)
+            two_keys |= before not in (None, api_key)
         elif lower == account_name:
             account = _text(value)
         elif lower == ip_name:
@@ -80,6 +84,7 @@ def caller_of_headers(
         answer=answer,
         plan=plan,
         tokens=tokens,
+        two_keys=two_keys,
     )
 
 
@@ -107,8 +112,8 @@ def key_scope(value: bytes) -> str | None:
     True
     """
     key = value.strip()
-    if key[:7].lower() == b"bearer " or key.lower() == b"bearer":
-        key = key[7:].strip()
+    if key[:6].lower() == b"bearer" and not key[6:7].strip():
+        key = key[6:].strip()
     return "sha256:" + hashlib.sha256(key).hexdigest() if key else None
 
 

@@ -29,6 +29,7 @@ from velvetrope_client.refusals import (
     block,
     challenge,
     not_answered,
+    two_keys,
     unavailable,
 )
 from velvetrope_client.requests import read_request
@@ -36,7 +37,7 @@ from velvetrope_client.rewriting import Rewriter
 from velvetrope_client.sketch import Sketcher
 from velvetrope_client.usage import Tail, tokens_asked, tokens_used
 
-__all__ = ["Headers", "Rewrites", "Stream", "Velvetrope"]
+__all__ = ["Headers", "Rewrites", "Stream", "TwoKeys", "Velvetrope"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -94,6 +95,10 @@ class Rewrites(Protocol):
 _SHAPING: Final[Rewrites] = Rewriter()
 
 
+class TwoKeys(Exception):
+    """A request with two keys: we might go by one and the application by the other."""
+
+
 class Headers:
     """Identity from header fields: the key's hash, and the account if something in front sets it.
 
@@ -103,7 +108,7 @@ class Headers:
             none, and a client's own says nothing.
 
     The account of a key that velvetrope knows counts before the field; without either a caller is
-    known by the hash of its key, else by its address.
+    known by the hash of its key, else by its address. Raises TwoKeys.
     """
 
     def __init__(self, key: str = "authorization", account: str | None = None) -> None:
@@ -114,7 +119,9 @@ class Headers:
         key = account = None
         for name, value in scope["headers"]:
             if name == self._key:
-                key = _key_scope(value)
+                before, key = key, _key_scope(value)
+                if before is not None and before != key:
+                    raise TwoKeys
             elif name == self._account:
                 account = value.decode("utf-8", "surrogateescape") or None
         client = scope.get("client")
@@ -130,7 +137,8 @@ class Velvetrope:
     Args:
         app: the application behind it.
         url, secret: of the verdict API.
-        identify: from the ASGI scope to a Caller; the default is `Headers()`.
+        identify: from the ASGI scope to a Caller; the default is `Headers()`. While the mode is
+            enforce, a request of which it raises TwoKeys is answered 400.
         rewriter: for answers to poisoned callers; the default shapes them, and None leaves them to
             the application.
         guard: what becomes of requests that probe the model, whoever sends them. It looks at POST,
@@ -218,7 +226,13 @@ class Velvetrope:
             if name[:12] == _OURS or b"_" in name:
                 scope["headers"] = headers = [h for h in headers if not _is_ours(h[0])]
                 break
-        caller = self.copy.resolve(self._identify(scope))
+        try:
+            caller = self.copy.resolve(self._identify(scope))
+        except TwoKeys:
+            if self.copy.mode == "enforce":
+                await _answer(two_keys(), scope, send)
+                return
+            caller = Caller(endpoint=scope["path"])
         record = None
         events = self._events
         if events is not None and kind == "http" and events.wants(scope["path"]):
@@ -547,6 +561,6 @@ def _is_ours(name: bytes) -> bool:
 
 def _key_scope(value: bytes) -> str | None:
     key = value.strip()
-    if key[:7].lower() == b"bearer " or key.lower() == b"bearer":
-        key = key[7:].strip()
+    if key[:6].lower() == b"bearer" and not key[6:7].strip():
+        key = key[6:].strip()
     return "sha256:" + hashlib.sha256(key).hexdigest() if key else None

@@ -13,7 +13,16 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Limiter", "Refusal", "answered", "block", "challenge", "not_answered", "unavailable"]
+__all__ = [
+    "Limiter",
+    "Refusal",
+    "answered",
+    "block",
+    "challenge",
+    "not_answered",
+    "two_keys",
+    "unavailable",
+]
 
 _QUOTA: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 _ABNORMAL: Final = "https://iana.org/assignments/http-problem-types#abnormal-usage-detected"
@@ -79,6 +88,17 @@ def not_answered() -> Refusal:
         "title": "Bad Request",
         "status": 400,
         "detail": "This request is not answered.",
+    }
+    return _refusal(400, {}, document)
+
+
+def two_keys() -> Refusal:
+    """400: there is no telling whose request it is."""
+    document = {
+        "type": "about:blank",
+        "title": "Bad Request",
+        "status": 400,
+        "detail": "There is more than one key.",
     }
     return _refusal(400, {}, document)
 

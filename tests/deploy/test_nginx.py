@@ -133,6 +133,12 @@ def test_forged_headers_reach_neither_the_service_nor_the_model_nor_the_client(
     assert [event.account for event in gate.events(1)] == ["acct-k1"]
 
 
+def test_nginx_refuses_two_keys(gate: Gateway, verdicts: Verdicts) -> None:
+    keys = [("Authorization", "Bearer k1"), ("Authorization", "Bearer k2")]
+    assert gate.client.post("/v1/chat/completions", headers=keys).status_code == 400
+    assert verdicts.asked == []
+
+
 @pytest.mark.parametrize(
     ("sent", "told"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -226,6 +227,23 @@ async def test_the_service_is_asked_with_the_callers_headers_and_ours_over_them(
     assert asked.headers["challenge-answer"] == "proof"
     assert asked.headers["x-forwarded-uri"] == "/v1/chat"
     assert "x-velvetrope-secret" not in asked.headers
+
+
+@pytest.mark.parametrize(("mode", "status"), [("enforce", 400), ("off", 200)])
+async def test_two_keys_are_refused_unless_the_kill_switch_says_otherwise(
+    mode: str, status: int
+) -> None:
+    keys = [("Authorization", "Bearer blocked"), ("Authorization", "Bearer other")]
+    app = App()
+    answer = await ask(guarded(app, Known(mode=mode)), headers=keys)
+    assert (answer.status_code, app.calls) == (status, int(status == 200))
+
+
+async def test_the_same_key_twice_is_one_key() -> None:
+    app = App()
+    keys = [("Authorization", "Bearer k"), ("Authorization", "bearer\tk")]
+    await ask(guarded(app, Known()), headers=keys)
+    assert app.scope["velvetrope"].account == "sha256:" + hashlib.sha256(b"k").hexdigest()
 
 
 @pytest.mark.parametrize(("fail_closed", "status"), [((), 200), (("block",), 403)])

@@ -492,3 +492,23 @@ async def test_other_routes_can_be_mounted_beside(store: Flaky, clock: Clock) ->
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as api:
         assert (await api.post("/v1/events")).status_code == 202
+
+
+@pytest.mark.parametrize("path", ["/authorize/envoy/v1/chat", "/authorize/forward"])
+async def test_of_two_keys_neither_hides_the_other(
+    store: Flaky, api: httpx.AsyncClient, path: str
+) -> None:
+    store.set_identity(KEY_HASH, Identity(account="acct-1"))
+    store.apply([blocked()])
+    keys = [("Authorization", f"Bearer {KEY}"), ("Authorization", "Bearer of nobody")]
+    for order in (keys, keys[::-1]):
+        assert (await api.get(path, headers=order)).status_code == 400
+    assert (await api.get(path, headers=[keys[0], keys[0]])).status_code == 403
+
+
+async def test_nobody_is_refused_for_two_keys_while_the_kill_switch_is_off(
+    store: Flaky, api: httpx.AsyncClient
+) -> None:
+    store.set_mode("off")
+    keys = [("Authorization", f"Bearer {KEY}"), ("Authorization", "Bearer of nobody")]
+    assert (await api.get("/authorize/forward", headers=keys)).status_code == 200
