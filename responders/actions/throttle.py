@@ -34,6 +34,7 @@ Unit = Literal["requests", "tokens"]
 DAY_S: Final = 86_400.0
 _PRUNE_AT: Final = 65_536
 _JITTER_MOST_S: Final = 600
+_MOST: Final = 1e12  # of a quota or burst: doubles are exact well beyond
 _NUMBERS: Final = ("rate_per_min", "tokens_per_min", "requests_per_day", "tokens_per_day")
 
 
@@ -119,6 +120,8 @@ def limits_of(params: Mapping[str, Any], name: str = "") -> list[Limit]:
     """The limits that a decision's `params`, or an entry of the static limits, ask for.
 
     `name` goes before the policies' own names. Each has a bucket of its own beside the others.
+    A quota that is no positive number limits nothing, and a burst that is none is 1: other programs
+    write decisions too, and none of theirs may be an error for whoever it is about.
 
     >>> [limit.name for limit in limits_of({"rate_per_min": 6, "burst": 3, "bucket": "b"})]
     ['requests']
@@ -127,21 +130,28 @@ def limits_of(params: Mapping[str, Any], name: str = "") -> list[Limit]:
     bucket = str(params.get("bucket", ""))
     limits = []
     for number in _NUMBERS:
-        quota = params.get(number)
+        quota = _positive(params.get(number))
         if quota is None:
             continue
         unit: Unit = "tokens" if number.startswith("tokens") else "requests"
         if number.endswith("_day"):
             own = f"{unit}-day"
             limits.append(
-                Limit(before + own, f"{bucket}:{own}", float(quota), DAY_S, 0.0, unit),
+                Limit(before + own, f"{bucket}:{own}", quota, DAY_S, 0.0, unit),
             )
         else:
             # Of requests it is the bucket itself, as gateways of before know it.
             key = bucket if unit == "requests" else f"{bucket}:{unit}"
-            burst = params["burst" if unit == "requests" else "tokens_burst"]
-            limits.append(Limit(before + unit, key, float(quota), 60.0, float(burst), unit))
+            burst = _positive(params.get("burst" if unit == "requests" else "tokens_burst")) or 1.0
+            limits.append(Limit(before + unit, key, quota, 60.0, burst, unit))
     return limits
+
+
+def _positive(value: Any) -> float | None:
+    """A finite number above 0, or None."""
+    if type(value) not in (int, float) or not 0 < value <= _MOST:
+        return None
+    return float(value)
 
 
 def costs_of(limits: Sequence[Limit], tokens: float | None) -> list[float]:

@@ -140,7 +140,8 @@ class Answers:
                 return Answer(account=account, refusal=refusal)
             limits.append(self._pace(decision))
         elif decision is not None:
-            limits = throttle.limits_of(decision.params) + limits
+            own = throttle.bucket_of(decision.scope, decision.value, decision.campaign)
+            limits = throttle.limits_of({"bucket": own, **decision.params}) + limits
         if not count or not limits:
             return Answer(account=account)
         return await self._take(limits, throttle.costs_of(limits, caller.tokens), account, action)

@@ -154,14 +154,17 @@ def header_value(text: str) -> bytes:
 def _text(value: bytes) -> str | None:
     if not 1 <= len(value) <= _MAX_BYTES:
         return None
-    return value.decode("utf-8", "surrogateescape")
+    # What is no UTF-8 is escaped: no store and no log could hold it as it is.
+    return value.decode("utf-8", "backslashreplace")
 
 
 def _address(value: bytes) -> str | None:
     try:
-        return str(ipaddress.ip_address(value.decode("ascii", "replace").strip()))
+        ip = ipaddress.ip_address(value.decode("ascii", "replace").strip())
     except ValueError:
         return None
+    # ::ffff:192.0.2.1 is what a gateway says that listens for both kinds in one socket.
+    return str((ip.ipv4_mapped if ip.version == 6 else None) or ip)
 
 
 def _number(value: bytes) -> float | None:

@@ -123,7 +123,7 @@ class Headers:
                 if before is not None and before != key:
                     raise TwoKeys
             elif name == self._account:
-                account = value.decode("utf-8", "surrogateescape") or None
+                account = value.decode("utf-8", "backslashreplace") or None
         client = scope.get("client")
         ip = client[0] if client else None
         if ip is not None and ip.startswith(_MAPPED) and "." in ip:
@@ -343,11 +343,11 @@ class Velvetrope:
         refusal = None
         if action == "challenge":
             refusal = self._challenge
-        elif "rate_per_min" in params:
+        elif (rate := _positive(params.get("rate_per_min"))) is not None:
             refusal = self._limiter.take(
                 str(params.get("bucket", decision.subject)),
-                float(params["rate_per_min"]),
-                int(params.get("burst", 1)),
+                rate,
+                int(_positive(params.get("burst")) or 1),
             )
         return Verdict(action, level, allowed.account, refusal)
 
@@ -552,6 +552,11 @@ async def _answer(refusal: Refusal, scope: Scope, send: Send) -> None:
         await send({"type": "websocket.http.response.body", **body})
     else:
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
+
+
+def _positive(value: Any) -> float | None:
+    """A number above 0, or None: what other programs wrote must be no error for a customer."""
+    return float(value) if type(value) in (int, float) and 0 < value <= 1e12 else None
 
 
 def _is_ours(name: bytes) -> bool:

@@ -22,6 +22,7 @@ from responders.stores.redis import RedisStore
 from tests.deploy.battery import Door, Person
 from tests.deploy.gateway import CHAT, Gateway, Model, served
 from tests.deploy.lua_gateway import DEPLOY, lua_gateway
+from tests.real_nginx import free_port
 from tests.real_redis import RedisServer, redis_server
 from tests.responders.making import decision
 
@@ -119,6 +120,21 @@ def test_a_blocked_account_gets_403_within_a_second(gate: Gate) -> None:
     assert refused.json() == problem.block(403).document
     assert refused.headers["content-type"] == "application/problem+json"
     assert gate.post("key-of-bea").status_code == 200
+
+
+def test_an_address_is_the_same_on_a_socket_for_both_kinds(
+    store: RedisStore, redis_running: RedisServer, model_port: int
+) -> None:
+    blocks = {"action": "block", "params": {}, "expires_at": FOREVER}
+    store.apply([decision(scope="ip", value="127.0.0.1", **blocks)])
+    port = free_port()
+    listens = {"server {": f"server {{ listen [::ffff:127.0.0.1]:{port} ipv6only=off;"}
+    prefix = store.settings.prefix
+    with lua_gateway(
+        redis_running.url, model_port, prefix=prefix, by_address=True, replace=listens
+    ) as gateway:
+        assert gateway.post("key-of-ada").status_code == 403
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/chat").status_code == 403
 
 
 def throttled(**params: Any) -> dict[str, Any]:

@@ -229,6 +229,12 @@ async def test_the_service_is_asked_with_the_callers_headers_and_ours_over_them(
     assert "x-velvetrope-secret" not in asked.headers
 
 
+@pytest.mark.parametrize("params", [{"rate_per_min": 0}, {"rate_per_min": "6"}, {"burst": 1}])
+async def test_a_rate_that_is_none_limits_nothing(params: dict[str, Any]) -> None:
+    middleware = guarded(App(), Known(decided("throttle", params=params)), ask=False)
+    assert [(await ask(middleware)).status_code for _ in range(3)] == [200] * 3
+
+
 @pytest.mark.parametrize(("mode", "status"), [("enforce", 400), ("off", 200)])
 async def test_two_keys_are_refused_unless_the_kill_switch_says_otherwise(
     mode: str, status: int

@@ -24,7 +24,8 @@ function _M.read(headers, settings)
     end
   end
   if settings.by_address then
-    caller.ip = ngx.var.remote_addr
+    -- ::ffff:192.0.2.1 is what nginx says where it listens for both kinds in one socket.
+    caller.ip = string.gsub(ngx.var.remote_addr, "^::ffff:(%d+%.%d+%.%d+%.%d+)$", "%1")
   end
   return caller
 end

@@ -409,3 +409,14 @@ async def test_a_limiter_without_its_redis_says_so() -> None:
     with pytest.raises(StoreUnavailable, match="redis"):
         await limiter.take([SIX], [1.0], NOW)
     await limiter.close()
+
+
+@pytest.mark.parametrize("quota", [0, -1, math.nan, math.inf, True, "6", None, [6]])
+def test_a_quota_that_is_no_positive_number_limits_nothing(quota: object) -> None:
+    assert limits_of({"rate_per_min": quota, "burst": 3, "bucket": "b"}) == []
+
+
+@pytest.mark.parametrize("burst", [0, -1, math.nan, "3", None])
+def test_a_burst_that_is_none_is_one(burst: object) -> None:
+    (limit,) = limits_of({"rate_per_min": 6, "burst": burst, "bucket": "b"})
+    assert limit.burst == 1

@@ -512,3 +512,14 @@ async def test_nobody_is_refused_for_two_keys_while_the_kill_switch_is_off(
     store.set_mode("off")
     keys = [("Authorization", f"Bearer {KEY}"), ("Authorization", "Bearer of nobody")]
     assert (await api.get("/authorize/forward", headers=keys)).status_code == 200
+
+
+@pytest.mark.parametrize("scope", ["ip", "cidr"])
+async def test_an_address_is_the_same_on_a_socket_for_both_kinds(
+    store: Flaky, clock: Clock, scope: str
+) -> None:
+    store.apply([blocked(scope=scope, value="192.0.2.1" + "/32" * (scope == "cidr"))])
+    api = client(store, clock, refresh_s=1e-9, ip_header="X-Real-IP")
+    for address in ("192.0.2.1", "::ffff:192.0.2.1"):
+        asked = await api.get("/authorize/forward", headers={"X-Real-IP": address})
+        assert asked.status_code == 403

@@ -205,3 +205,23 @@ async def test_a_throttle_without_its_limiter_fails_as_set(
     answer = await api.get("/authorize/forward", headers=ACCOUNT)
     assert answer.status_code == status
     assert (answer.headers.get("retry-after") is not None) == (status == 429)
+
+
+async def test_an_account_that_is_no_utf_8_is_limited_like_any_other(
+    store: Flaky, api: httpx.AsyncClient
+) -> None:
+    set_policy(store, StaticLimit(name="plan", rate_per_min=6.0, tokens_per_min=9.0))
+    headers = [(b"X-Account", b"caf\xe9"), (b"X-Tokens", b"5")]
+    answers = [await api.get("/authorize/forward", headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429]
+    assert answers[0].headers["x-velvetrope-account"] == r"caf\xe9"
+
+
+async def test_decisions_of_other_programs_are_no_error_for_whom_they_are_about(
+    store: Flaky, api: httpx.AsyncClient
+) -> None:
+    store.apply([decision(1, params={"rate_per_min": 0}), decision(1, value="b", params={})])
+    store.apply([decision(1, value=name, params={"rate_per_min": 6}) for name in ("c", "d")])
+    assert await statuses(api, 2) == [200, 200]
+    assert await statuses(api, 2, **{"X-Account": "c"}) == [200, 429]
+    assert await statuses(api, 1, **{"X-Account": "d"}) == [200]
