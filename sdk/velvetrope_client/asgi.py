@@ -112,6 +112,7 @@ class Headers:
     """
 
     def __init__(self, key: str = "authorization", account: str | None = None) -> None:
+        self.key = key
         self._key = key.lower().encode()
         self._account = None if account is None else account.lower().encode()
 
@@ -200,6 +201,7 @@ class Velvetrope:
         self._ask = ask
         self._static_limits = static_limits
         self._tokens_header = tokens_header
+        self._relay = (identify.key if isinstance(identify, Headers) else "Authorization",)
         self._fail_closed = None if fail_closed is None else frozenset(fail_closed)
         self._start_within_s = start_within_s
         self._challenge_path = challenge_path
@@ -371,7 +373,10 @@ class Velvetrope:
     def _service(self) -> AsyncClient:
         if self._client is None:
             self._client = AsyncClient(
-                self._url, secret=self._secret, tokens_header=self._tokens_header
+                self._url,
+                secret=self._secret,
+                tokens_header=self._tokens_header,
+                relay=self._relay,
             )
         return self._client
 

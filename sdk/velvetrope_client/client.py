@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -31,12 +31,13 @@ _CHECK: Final = "/authorize/forward"
 _EVENTS: Final = "/v1/events"
 _CHALLENGE: Final = "/challenge"
 _SETTLE: Final = "/v1/settle"
-# Fields of one connection, and those that the client of httpx writes itself.
+_ANSWER: Final = b"challenge-answer"
+_PROBLEM: Final = "application/problem+json"
+# Fields of one connection, and those that a server writes itself.
 _NOT_RELAYED: Final = frozenset(
     b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade host "
     b"content-length content-type accept-encoding date server expect".split()
 )
-_OURS: Final = b"x-velvetrope"
 _BATCH: Final = 512
 _LONGEST_PAUSE_S: Final = 30.0
 
@@ -77,6 +78,9 @@ class Client:
         secret: what `api.secret` of the service is, if it has one.
         timeout_s: for an answer; the same for a connection.
         tokens_header: as `api.tokens_header` of the service, for limits in tokens.
+        relay: the caller's header fields that are passed on, beside its answer to a challenge: as
+            `api.key_header`, and what else the service goes by (`api.ip_header`,
+            `api.plan_header`) *if something in front sets that over whatever the client sent*.
         transport: an httpx transport in place of the network.
     """
 
@@ -87,9 +91,10 @@ class Client:
         secret: str | None = None,
         timeout_s: float = 0.25,
         tokens_header: str | None = None,
+        relay: Collection[str] = ("Authorization",),
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._tokens_header = tokens_header
+        self._relay = _Relay(relay, tokens_header)
         self._client = httpx.Client(
             base_url=url, headers=_secret(secret), timeout=timeout_s, transport=transport
         )
@@ -110,7 +115,7 @@ class Client:
         Raises Unavailable.
         """
         try:
-            relayed = _relayed(headers, path, method, account, self._tokens_header, tokens)
+            relayed = self._relay(headers, path, method, account, tokens)
             return _verdict(self._client.get(_CHECK, headers=relayed))
         except httpx.HTTPError as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
@@ -150,9 +155,10 @@ class AsyncClient:
         secret: str | None = None,
         timeout_s: float = 0.25,
         tokens_header: str | None = None,
+        relay: Collection[str] = ("Authorization",),
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._tokens_header = tokens_header
+        self._relay = _Relay(relay, tokens_header)
         self._client = httpx.AsyncClient(
             base_url=url, headers=_secret(secret), timeout=timeout_s, transport=transport
         )
@@ -168,7 +174,7 @@ class AsyncClient:
     ) -> Verdict:
         """See Client.check."""
         try:
-            relayed = _relayed(headers, path, method, account, self._tokens_header, tokens)
+            relayed = self._relay(headers, path, method, account, tokens)
             return _verdict(await self._client.get(_CHECK, headers=relayed))
         except httpx.HTTPError as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
@@ -190,7 +196,7 @@ class AsyncClient:
                     method,
                     f"{_CHALLENGE}{rest}?{query.decode('latin-1')}",
                     content=body,
-                    headers=_relayed(headers, _CHALLENGE, method, account),
+                    headers=self._relay(headers, _CHALLENGE, method, account),
                 )
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -336,36 +342,38 @@ def _secret(secret: str | None) -> dict[str, str]:
     return {} if secret is None else {SECRET_HEADER: secret}
 
 
-def _relayed(
-    headers: Headers,
-    path: str,
-    method: str,
-    account: str | None,
-    tokens_header: str | None = None,
-    tokens: int | None = None,
-) -> list[tuple[bytes, bytes]]:
-    pairs: Iterable[tuple[bytes, bytes]]
-    if isinstance(headers, Mapping):
-        pairs = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
-    else:
-        pairs = [(name.lower(), value) for name, value in headers]
-    tokens_name = (tokens_header or "").lower().encode()
-    relayed = [
-        (name, value)
-        for name, value in pairs
-        if name not in _NOT_RELAYED
-        and not name.replace(b"_", b"-").startswith(_OURS)
-        and not name.startswith(b"x-forwarded-")
-        and name != tokens_name
-        and (account is None or name != b"x-account")
-    ]
-    if account:
-        relayed.append((b"x-account", account.encode("utf-8", "surrogateescape")))
-    if tokens_name and tokens is not None:
-        relayed.append((tokens_name, str(tokens).encode()))
-    relayed.append((b"x-forwarded-method", method.encode("latin-1", "replace")))
-    relayed.append((b"x-forwarded-uri", path.encode("utf-8", "surrogateescape")))
-    return relayed
+class _Relay:
+    """What the service is told of a request: of the caller's own fields only what it goes by.
+
+    Whatever else a client sends may be a field that the service trusts from its gateways.
+    """
+
+    def __init__(self, names: Collection[str], tokens_header: str | None) -> None:
+        self._names = {_ANSWER, *(name.lower().encode("latin-1") for name in names)}
+        self._tokens_name = (tokens_header or "").lower().encode()
+
+    def __call__(
+        self,
+        headers: Headers,
+        path: str,
+        method: str,
+        account: str | None,
+        tokens: int | None = None,
+    ) -> list[tuple[bytes, bytes]]:
+        pairs: Iterable[tuple[bytes, bytes]]
+        if isinstance(headers, Mapping):
+            pairs = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
+        else:
+            pairs = [(name.lower(), value) for name, value in headers]
+        names = self._names if account is not None else {*self._names, b"x-account"}
+        relayed = [(name, value) for name, value in pairs if name in names]
+        if account:
+            relayed.append((b"x-account", account.encode("utf-8", "surrogateescape")))
+        if self._tokens_name and tokens is not None:
+            relayed.append((self._tokens_name, str(tokens).encode()))
+        relayed.append((b"x-forwarded-method", method.encode("latin-1", "replace")))
+        relayed.append((b"x-forwarded-uri", path.encode("utf-8", "surrogateescape")))
+        return relayed
 
 
 def _verdict(answer: httpx.Response) -> Verdict:
@@ -379,6 +387,9 @@ def _verdict(answer: httpx.Response) -> Verdict:
             answer.headers.get("x-velvetrope-account", ""),
             charge=answer.headers.get("x-velvetrope-charge"),
         )
+    if answer.headers.get("content-type", "").partition(";")[0] != _PROBLEM:
+        # Another program at that address, or a server that could not read what it was sent.
+        raise Unavailable(f"{answer.status_code} from what is not the verdict API")
     action = {429: "throttle", 401: "challenge"}.get(answer.status_code, "block")
     return Verdict(action, 0, "", _whole(answer))
 

@@ -379,7 +379,9 @@ class Copy:
         policy = self._policy
         if not policy.limits or self._mode != "enforce":
             return False
-        return _is_limited(policy, caller.plan, caller.endpoint, caller.model)
+        may = _is_limited(policy, caller.plan, caller.endpoint, caller.model)
+        # The service sees neither address nor organisation, by which a caller may be allowed here.
+        return may and not self.allows(caller)
 
     def allows(self, caller: Caller) -> bool:
         """Whether a caller is on the allowlist."""

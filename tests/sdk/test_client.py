@@ -10,7 +10,9 @@ import httpx
 import pytest
 from velvetrope_client.client import AsyncClient, Client, EventQueue, Unavailable, Verdict
 
+from responders.allowlist import AllowEntry
 from responders.gateways.app import create_app
+from responders.limits import StaticLimit, StaticPolicy
 from responders.settings import ApiSettings
 from responders.stores.memory import MemoryStore
 from tests.real_uvicorn import until
@@ -90,6 +92,35 @@ async def test_tokens_are_charged_by_an_estimate_and_settled(store: MemoryStore)
         assert (await client.check(headers, tokens=200)).refusal is not None
         await client.settle(verdict.charge, 700)
         assert (await client.check(headers, tokens=200)).refusal is None
+
+
+async def test_what_the_service_trusts_is_not_the_clients_to_say(store: MemoryStore) -> None:
+    limits = [StaticLimit(name="plan", plans=("paid",), rate_per_min=600.0, burst=100)]
+    limits += [StaticLimit(name="plan", rate_per_min=6.0)]
+    store.set_policy(StaticPolicy(limits=tuple(limits)).encode())
+    store.allow(AllowEntry(scope="ip", value="192.0.2.1"))
+    forged = {"X-Plan": "paid", "X-Real-IP": "192.0.2.1"}
+    async with asking(store, plan_header="X-Plan", ip_header="X-Real-IP") as client:
+        refusals = [(await client.check(forged, account="a")).refusal for _ in range(2)]
+    assert [refusal is not None for refusal in refusals] == [False, True]
+
+
+async def test_what_something_in_front_sets_can_be_passed_on(store: MemoryStore) -> None:
+    store.apply([decision(action="block", params={}, scope="ip", value="192.0.2.1")])
+    app = create_app(store, ApiSettings(ip_header="X-Real-IP"), clock=lambda: NOW)
+    transport = httpx.ASGITransport(app=app)
+    async with AsyncClient("http://v", relay=("X-Real-IP",), transport=transport) as client:
+        assert (await client.check({"X-Real-IP": "192.0.2.1"})).refusal is not None
+
+
+@pytest.mark.parametrize("status", [302, 400, 403, 404, 429])
+def test_what_is_not_the_verdict_api_refuses_nobody(status: int) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, text="Not here"))
+    with (
+        Client("http://velvetrope", transport=transport) as client,
+        pytest.raises(Unavailable, match=f"{status} from what is not"),
+    ):
+        client.check({})
 
 
 @pytest.mark.parametrize("status", [500, 503])

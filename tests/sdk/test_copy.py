@@ -223,6 +223,19 @@ def test_static_limits_say_whose_requests_they_may_be_about(store: MemoryStore, 
     assert copy.fail_closed == {"block"}
 
 
+@pytest.mark.parametrize(
+    ("scope", "value"), [("account", "a"), ("org", "org-1"), ("cidr", "192.0.2.0/24")]
+)
+def test_the_allowlist_beats_static_limits(
+    store: MemoryStore, copy: Copy, scope: Any, value: str
+) -> None:
+    store.set_policy(StaticPolicy(limits=(StaticLimit(name="all", rate_per_min=6.0),)).encode())
+    caller = Caller(account="a", org="org-1", ip="192.0.2.1")
+    until(lambda: copy.is_limited(caller), within_s=2.0)
+    store.allow(AllowEntry(scope=scope, value=value))
+    until(lambda: not copy.is_limited(caller), within_s=2.0)
+
+
 def test_the_kill_switch_ends_static_limits_too(store: MemoryStore, copy: Copy) -> None:
     limit = StaticLimit(name="all", rate_per_min=6.0)
     store.set_policy(StaticPolicy(limits=(limit,)).encode())
