@@ -84,7 +84,8 @@ def create_app(
         Route("/readyz", api.readyz, methods=["GET"]),
         Route("/metrics", api.metrics, methods=["GET"]),
     ]
-    return Starlette(routes=[*own, *routes], lifespan=lifespan)
+    handlers = {Exception: _ill}
+    return Starlette(routes=[*own, *routes], lifespan=lifespan, exception_handlers=handlers)
 
 
 def has_secret(request: Request, settings: ApiSettings, *, bearer: bool = True) -> bool:
@@ -162,7 +163,7 @@ class _Api:
     async def litellm(self, request: Request) -> Response:
         """See gateways.litellm."""
         if not has_secret(request, self._settings):
-            return self._bad_secret("litellm", 401)
+            return self._bad_secret("litellm", 503)
         try:
             await _sized(request, self._settings.max_body_bytes)
             exchange = await litellm.read(request, self._settings)
@@ -317,6 +318,11 @@ class _AnyMethod(BaseRoute):
         """Answer."""
         response = await self._handler(Request(scope, receive))
         await response(scope, receive, send)
+
+
+async def _ill(request: Request, error: Exception) -> Response:
+    """A fault of ours, which the server logs: LiteLLM fails as it is set to on 503, not on 500."""
+    return _problem(503, "the service is ill")
 
 
 async def _healthz(request: Request) -> Response:

@@ -64,8 +64,9 @@ def caller_of_headers(
     for name, value in headers:
         lower = name.lower()
         if lower == key_name:
-            before, api_key = api_key, key_scope(value)
-            two_keys |= before not in (None, api_key)
+            key = key_scope(value)
+            two_keys |= api_key is not None and key != api_key
+            api_key = key
         elif lower == account_name:
             account = _text(value)
         elif lower == ip_name:

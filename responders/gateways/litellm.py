@@ -48,7 +48,7 @@ async def read(request: Request, settings: ApiSettings) -> Exchange:
     body = await request.body()
     try:
         document = msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"not a guardrail request: {error}") from error
     texts = document.get("texts")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):

@@ -25,7 +25,7 @@ async def caller(request: Request, settings: ApiSettings) -> Caller:
     body = await request.body()
     try:
         document = msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"not an OPA query: {error}") from error
     http = _part(_part(document, "input"), "request")
     http = http["http"] if isinstance(http.get("http"), dict) else http

@@ -120,9 +120,10 @@ class Headers:
         key = account = None
         for name, value in scope["headers"]:
             if name == self._key:
-                before, key = key, _key_scope(value)
-                if before is not None and before != key:
+                one = _key_scope(value)
+                if key is not None and one != key:
                     raise TwoKeys
+                key = one
             elif name == self._account:
                 account = value.decode("utf-8", "backslashreplace") or None
         client = scope.get("client")

@@ -436,7 +436,7 @@ async def test_the_secret_guards_every_way_in(store: Flaky, clock: Clock) -> Non
         right = {**ACCOUNT, "X-Velvetrope-Secret": "s3cret"}
         assert (await api.get(path, headers=right)).status_code == 403
     assert (await api.post("/authorize/opa", json=KONG)).status_code == 503
-    assert (await api.post(LITELLM, json=GUARD)).status_code == 401
+    assert (await api.post(LITELLM, json=GUARD)).status_code == 503
     assert (await api.get("/v1/decisions")).status_code == 401
     bearer = {"Authorization": "Bearer s3cret"}
     assert (await api.get("/v1/decisions", headers=bearer)).status_code == 200
@@ -523,3 +523,23 @@ async def test_an_address_is_the_same_on_a_socket_for_both_kinds(
     for address in ("192.0.2.1", "::ffff:192.0.2.1"):
         asked = await api.get("/authorize/forward", headers={"X-Real-IP": address})
         assert asked.status_code == 403
+
+
+async def test_a_fault_of_ours_is_told_as_illness(store: Flaky, clock: Clock) -> None:
+    async def faulty(request: Any) -> Any:
+        raise RuntimeError("a fault")
+
+    app = create_app(store, ApiSettings(), clock=clock, routes=[Route("/faulty", faulty)])
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://v") as api:
+        answer = await api.get("/faulty")
+    assert answer.status_code == 503
+    assert "a fault" not in answer.text
+
+
+@pytest.mark.parametrize("path", [LITELLM, "/authorize/opa"])
+async def test_a_document_nested_too_deeply_is_no_illness(
+    api: httpx.AsyncClient, path: str
+) -> None:
+    nested = b'{"input": %s%s}' % (b"[" * 5000, b"]" * 5000)
+    assert (await api.post(path, content=nested)).status_code == 422
