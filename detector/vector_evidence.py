@@ -99,7 +99,9 @@ class VectorEvidence:
             mean = math.fsum(history.scores) / len(history.scores)
             self._alike.put(block.account, self._place(history), mean, block.time)
             alike = self._alike.mean_of(block.account)
-            odds = self._model.account_log_odds(history.scores, events, alike)
+            odds = self._model.account_log_odds(
+                history.scores, events, alike, labelled=self.population.labelled(block)
+            )
             history.evidence = max(history.evidence, odds)
             if score > history.best:
                 history.best = score

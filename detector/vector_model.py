@@ -35,7 +35,7 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-FORMAT: Final = "velvetrope vector model 3"
+FORMAT: Final = "velvetrope vector model 4"
 SIZE_CLASSES: Final = 3
 _TREE_ARRAYS: Final = ("feature", "threshold", "left", "right", "value", "root")
 _BLOCK_MODELS: Final = ("labelled", "unlabelled")
@@ -43,6 +43,7 @@ _SHAPES: Final[Mapping[str, tuple[int | None, ...]]] = {
     "account": (6,),
     "alike": (7,),
     "own_bar": (1,),
+    "bare": (2,),
     "typical_middle": (SIZE_CLASSES, len(FEATURES)),
     "typical_spread": (SIZE_CLASSES, len(FEATURES)),
     "reference": (None,),
@@ -124,6 +125,7 @@ class VectorModel:
     account: Floats  # (5 + 1,) weights of `account_inputs`, then the intercept
     alike: Floats  # (6 + 1,) the same with the mean score of the accounts most like it
     own_bar: Floats  # (1,) log-odds by `account` from which accounts like it count
+    bare: Floats  # (2,) factor and shift of log-odds where the log has no answers
     typical_middle: Floats  # (3, F) by size class: medians of customers' features elsewhere
     typical_spread: Floats  # (3, F) interquartile range / 1.349
     reference: Floats  # sorted: the highest log-odds in a week of each simulated customer
@@ -145,15 +147,26 @@ class VectorModel:
         return self.typical_middle[size], self.typical_spread[size]
 
     def account_log_odds(
-        self, block_scores: Sequence[float], events: int, alike: float | None = None
+        self,
+        block_scores: Sequence[float],
+        events: int,
+        alike: float | None = None,
+        *,
+        labelled: bool = True,
     ) -> float:
         """Log-odds that an account harvests, from its blocks' scores and its events so far.
 
         `alike` is the mean score of the accounts that are most like it, where there are enough of
         them. It counts only for an account whose own blocks pass `own_bar`, so that nobody is
         convicted by company, and only against it: who steals alone has no company. An account's
-        evidence is the running maximum of this. Raises ValueError without scores.
+        evidence is the running maximum of this. Without answers in the log customers' log-odds run
+        higher, and are put on the scale of those with answers, so that one reference serves. Raises
+        ValueError without scores.
         """
+        odds = self._odds(block_scores, events, alike)
+        return odds if labelled else float(self.bare[0]) * odds + float(self.bare[1])
+
+    def _odds(self, block_scores: Sequence[float], events: int, alike: float | None) -> float:
         inputs = account_inputs(block_scores, events)
         own = math.fsum(self.account[:-1] * inputs) + float(self.account[-1])
         if alike is None or own < self.own_bar[0]:
@@ -186,6 +199,7 @@ class VectorModel:
                 account=self.account,
                 alike=self.alike,
                 own_bar=self.own_bar,
+                bare=self.bare,
                 typical_middle=self.typical_middle,
                 typical_spread=self.typical_spread,
                 reference=self.reference,
@@ -221,6 +235,8 @@ class VectorModel:
             if not fits or array.dtype != np.float64 or not np.isfinite(array).all():
                 raise ModelError(f"{path}: {name!r} is not finite float64 of the expected shape")
             arrays[name] = array
+        if not arrays["bare"][0] > 0.0:
+            raise ModelError(f"{path}: the factor of 'bare' is not positive")
         if not len(arrays["reference"]) or np.any(np.diff(arrays["reference"]) < 0.0):
             raise ModelError(f"{path}: the reference is empty or not sorted")
         blocks: dict[str, Any] = {}

@@ -228,7 +228,7 @@ class VectorPopulation:
         standard = self.standardise(block)
         if standard is None:
             return None
-        return self.model.log_odds(standard, labelled=self._labelled(block))
+        return self.model.log_odds(standard, labelled=self.labelled(block))
 
     def measure(self, block: Block) -> Floats | None:
         """Features (F,) named in `detector.vector_kernels.FEATURES`, or None; see `score`."""
@@ -298,7 +298,7 @@ class VectorPopulation:
         if features is None or scale is None or standard is None:
             return []
         middle, spread = scale
-        parts = self.model.contributions(standard, labelled=self._labelled(block))
+        parts = self.model.contributions(standard, labelled=self.labelled(block))
         total = float(np.abs(parts).sum()) or 1.0
         found = [
             (
@@ -314,6 +314,14 @@ class VectorPopulation:
         ]
         found.sort(key=lambda signal: (-signal[4], signal[0]))
         return found
+
+    def labelled(self, block: Block) -> bool:
+        """Whether at least half of the block's rows have a class that the reservoir knows."""
+        frame = self._frame
+        if frame is None or len(frame.code) < 2:
+            return False
+        known = sum(label in frame.code for label in block.labels)
+        return 2 * known >= block.n
 
     # -- what customers teach ----------------------------------------------------------------
 
@@ -371,14 +379,6 @@ class VectorPopulation:
         self._renew()
 
     # -- inside ------------------------------------------------------------------------------
-
-    def _labelled(self, block: Block) -> bool:
-        """Whether at least half of the block's rows have a class that the reservoir knows."""
-        frame = self._frame
-        if frame is None or len(frame.code) < 2:
-            return False
-        known = sum(label in frame.code for label in block.labels)
-        return 2 * known >= block.n
 
     def _refer(self, block: Block, features: Floats) -> None:
         references = self._references[size_class(block.n)]

@@ -35,7 +35,7 @@ from detector.sample.dice import Dice
 from detector.sample.grammar import Grammar, load
 from detector.sample.persona import Persona, name_from, vocabulary
 
-__all__ = ["built_in"]
+__all__ = ["built_in", "recorded_tables"]
 
 Floats = NDArray[np.float64]
 Words = dict[str, Sequence[str]]
@@ -138,7 +138,7 @@ def built_in(split: Split, tables: bool = True) -> Sources:
         clients=_clients(split),
         sessions=_sessions(split),
         user_agents=_user_agents(),
-        vectors={source.name: source for source in (_tables(split) if tables else ())},
+        vectors={source.name: source for source in (recorded_tables(split) if tables else ())},
     )
 
 
@@ -412,7 +412,8 @@ def _user_agents() -> list[tuple[str, int]]:
     return agents
 
 
-def _tables(split: Split) -> Iterator[VectorSource]:
+def recorded_tables(split: Split) -> Iterator[VectorSource]:
+    """scikit-learn's wine and breast cancer, with attacks on a model of the split's rows."""
     from sklearn.datasets import load_breast_cancer, load_wine
 
     for name, loader in (("wine", load_wine), ("breast_cancer", load_breast_cancer)):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.detection import arrivals
 from benchmarks.detection.arrivals import DAY, WEEK
-from benchmarks.detection.generated import generated
+from benchmarks.detection.generated import generated, images
 from benchmarks.detection.sources import Sources, VectorSource
 
 __all__ = ["STRATEGIES", "Part", "Population", "VectorTraffic", "week"]
@@ -136,7 +136,11 @@ def week(sources: Sources, rng: Rng, customers: int, thieves: int, invented: int
     """
     parts: list[Part] = []
     known = [sources.vectors[name] for name in sorted(sources.vectors)]
-    models = known + [generated(rng, f"model-{rng.bytes(3).hex()}") for _ in range(invented)]
+    # Every fourth looks at pictures.
+    models = known + [
+        (images if i % 4 == 3 else generated)(rng, f"model-{rng.bytes(3).hex()}")
+        for i in range(invented)
+    ]
     # Models are unequally popular; none has so few customers that it has no baseline.
     popular = rng.dirichlet(np.full(len(models), 4.0)) * 0.5 + 0.5 / len(models)
     given = 0
@@ -145,7 +149,7 @@ def week(sources: Sources, rng: Rng, customers: int, thieves: int, invented: int
         own: list[Part] = []
         for kind, (weight, make) in _KINDS.items():
             count = max(round(weight * popular[number] * customers), 1)
-            traffic = [make(sources, population, rng) for _ in range(count)]
+            traffic = [_converted(rng, make(sources, population, rng)) for _ in range(count)]
             shared = {"payment": 0.2, "network": 0.2}
             own.append(Part(source.name, kind, False, traffic, shared=shared))
         left = round(thieves * popular[: number + 1].sum()) - given
@@ -165,6 +169,15 @@ def week(sources: Sources, rng: Rng, customers: int, thieves: int, invented: int
         population.answer([one for part in own for one in part.traffic])
         parts += own
     return parts
+
+
+def _converted(rng: Rng, traffic: VectorTraffic) -> VectorTraffic:
+    """Some customers' programs convert units or average readings: nothing moves, but the numbers
+    have more digits than what others send."""
+    if rng.random() < 0.05:
+        x = traffic.x * (1.0 + rng.normal(0.0, 1e-4, traffic.x.shape))
+        traffic.x = x.astype(np.float32)
+    return traffic
 
 
 def _volume(rng: Rng, median: float, sigma: float, least: int, most: int) -> int:
@@ -467,7 +480,7 @@ def _active(population: Population, rng: Rng, n: int) -> Matrix:
 
 def _public_pool(population: Population, rng: Rng, n: int) -> tuple[Matrix, Labels]:
     """Rows of another table in the victim's dimensions and ranges, with that table's classes."""
-    rows = generated(rng, "public").benign
+    rows = (images if rng.random() < 0.25 else generated)(rng, "public").benign
     d, z = len(population.low), rows.x.astype(np.float64)
     if z.shape[1] < d:  # another width: its factors are mixed anew
         spread = (z - z.mean(axis=0)) / (z.std(axis=0) + 1e-9)

@@ -81,6 +81,7 @@ def models() -> Models:
         account=np.array([1.0, 0.2, 0.0, 0.0, 0.0, 0.0]),
         alike=np.array([1.0, 0.2, 0.0, 0.0, 0.0, 0.0, 0.0]),  # whoever is alike changes nothing
         own_bar=np.array([0.0]),
+        bare=np.array([1.0, 0.0]),
         typical_middle=np.zeros((SIZE_CLASSES, n)),
         typical_spread=np.ones((SIZE_CLASSES, n)),
         reference=np.linspace(-4.0, 1.0, 999),

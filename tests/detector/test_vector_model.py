@@ -37,6 +37,7 @@ def made() -> VectorModel:
         account=np.array([1.0, 0.5, 0.0, 0.0, 0.0, -1.0]),
         alike=np.array([1.0, 0.5, 0.0, 0.0, 0.0, 2.0, -3.0]),
         own_bar=np.array([2.0]),
+        bare=np.array([0.5, 0.25]),
         typical_middle=np.zeros((SIZE_CLASSES, N)),
         typical_spread=np.ones((SIZE_CLASSES, N)),
         reference=np.arange(1000.0),
@@ -71,6 +72,12 @@ def test_company_counts_once_an_account_is_suspicious_by_itself() -> None:
     assert model.account_log_odds([1.0, 1.0], 64, 1000.0) == quiet
 
 
+def test_without_answers_log_odds_are_on_the_scale_of_those_with() -> None:
+    with_answers = made().account_log_odds([1.0, 3.0], 64)
+    without = made().account_log_odds([1.0, 3.0], 64, labelled=False)
+    assert without == pytest.approx(0.5 * with_answers + 0.25)
+
+
 def test_the_quantile_counts_customers() -> None:
     assert made().quantile(0.999) == 999.0
 
@@ -102,13 +109,14 @@ def entries(tmp_path: Path) -> dict[str, np.ndarray]:
         ({"metadata": np.array('{"format": "other"}')}, "format 'other'"),
         ({"metadata": np.array("[")}, "not JSON"),
         (
-            {"metadata": np.array('{"format": "velvetrope vector model 3", "features": []}')},
+            {"metadata": np.array('{"format": "velvetrope vector model 4", "features": []}')},
             "other features",
         ),
         ({"labelled.left": np.array([0, -1, -1])}, "'labelled'"),
         ({"unlabelled.feature": np.array([99, 0, 0])}, "'unlabelled'"),
         ({"account": np.full(6, np.nan)}, "'account'"),
         ({"alike": np.zeros(6)}, "'alike'"),
+        ({"bare": np.array([0.0, 1.0])}, "'bare'"),
         ({"reference": np.array([2.0, 1.0])}, "not sorted"),
         ({"reference": np.zeros(0)}, "empty"),
     ],
