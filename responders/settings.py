@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from responders.decisions import ACTIONS
 
@@ -27,6 +27,7 @@ __all__ = [
 Action = Literal["observe", "throttle", "challenge", "poison", "block"]
 Positive = Annotated[float, Field(gt=0)]
 # A path or URL that may stand in a header field and in JSON as it is.
+_FIELD: Final = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"  # the name of a header field (RFC 9110)
 _URL: Final = r"^(https?:/)?/[!#-\[\]-~]*$"
 
 
@@ -266,16 +267,26 @@ class ApiSettings(_Part):
         None,
         description="shared secret, for /authorize/*, needed off loopback",
     )
-    key_header: str = Field("Authorization", description="header with the caller's bearer key")
-    account_header: str = Field("X-Account", description="header that the gateway sets itself")
+    key_header: str = Field(
+        "Authorization", pattern=_FIELD, description="header with the caller's bearer key"
+    )
+    account_header: str = Field(
+        "X-Account", pattern=_FIELD, description="header that the gateway sets itself"
+    )
     plan_header: str | None = Field(
-        None, description="header in which the gateway puts the account's plan, if its key has none"
+        None,
+        pattern=_FIELD,
+        description="header in which the gateway puts the account's plan, if its key has none",
     )
     tokens_header: str | None = Field(
-        None, description="header in which the gateway puts how many tokens the request may take"
+        None,
+        pattern=_FIELD,
+        description="header in which the gateway puts how many tokens the request may take",
     )
     ip_header: str | None = Field(
-        None, description="header in which the gateway puts the client's address; none: no ip scope"
+        None,
+        pattern=_FIELD,
+        description="header in which the gateway puts the client's address; none: no ip scope",
     )
     litellm_account: Literal["user", "team", "org", "end_user", "key"] = Field(
         "user", description="as `formats.litellm_account`: which LiteLLM identity is billed"
@@ -286,7 +297,7 @@ class ApiSettings(_Part):
     max_connections: int = Field(
         4096, ge=16, description="held at a time, idle ones too; more are answered 503"
     )
-    status_block: int = Field(403, description="what a blocked client is answered")
+    status_block: int = Field(403, ge=400, le=499, description="what a blocked client is answered")
     challenge_url: str | None = Field(
         None, pattern=_URL, description="where one re-authenticates: the operator's page"
     )
@@ -306,6 +317,12 @@ class ApiSettings(_Part):
     jitter_key: SecretStr = Field(
         SecretStr("velvetrope"), description="HMAC key of the jitter in Retry-After"
     )
+
+    @field_validator("secret")
+    @classmethod
+    def _not_empty(cls, secret: SecretStr | None) -> SecretStr | None:
+        """An empty one, as of a variable that is not set, is none: everybody would have it."""
+        return secret if secret is not None and secret.get_secret_value().strip() else None
 
 
 class FollowSettings(_Part):

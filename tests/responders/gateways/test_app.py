@@ -425,6 +425,24 @@ def test_off_loopback_a_secret_is_needed(store: Flaky) -> None:
     create_app(store, ApiSettings(host="0.0.0.0", secret="s3cret"))
 
 
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_secret_is_none(store: Flaky, empty: str) -> None:
+    with pytest.raises(ValueError, match=r"api\.secret must be set"):
+        create_app(store, ApiSettings(host="0.0.0.0", secret=empty))
+
+
+@pytest.mark.parametrize("status", [200, 302, 500])
+def test_a_block_is_a_refusal_that_gateways_relay(status: int) -> None:
+    with pytest.raises(ValueError, match="status_block"):
+        ApiSettings(status_block=status)
+
+
+@pytest.mark.parametrize("name", ["", "X-Account ", "X Account", "X-Äccount"])
+def test_a_header_that_cannot_come_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="account_header"):
+        ApiSettings(account_header=name)
+
+
 async def test_the_secret_guards_every_way_in(store: Flaky, clock: Clock) -> None:
     store.apply([blocked()])
     api = client(store, clock, secret="s3cret")
