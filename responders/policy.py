@@ -330,6 +330,8 @@ class Policy:
                 standing = None
         if not verdict.fresh or self._grace.get(key, -math.inf) > now:
             return None
+        # What waits on evidence that another week or baseline has taken back does not happen.
+        self._waiting.drop_above(key, self._deserved(verdict, None) - 1)
         deserved = self._deserved(verdict, limits)
         if standing is not None:
             # What was reached under a wider limit is kept for as long as the evidence is.

@@ -105,6 +105,12 @@ class Waiting:
         """Let it wait no longer, and not happen either."""
         self._steps.pop(key, None)
 
+    def drop_above(self, key: Key, rung: int) -> None:
+        """Drop it if it would lead higher than this."""
+        step = self._steps.get(key)
+        if step is not None and step.rung > rung:
+            del self._steps[key]
+
     def drop_covered(self, covered: Callable[[Verdict], bool]) -> None:
         """Drop every step whose verdict is one of these."""
         for key in [key for key, step in self._steps.items() if covered(step.verdict)]:

@@ -281,3 +281,16 @@ def test_state_of_format_1_is_read() -> None:
         del standing["offences"]
     restored = Policy.restore(PolicySettings(), old)
     assert steps(decide(restored, NOW + 1.0, verdict(BLOCK, n_events=64))) == [("throttle", 2)]
+
+
+@pytest.mark.parametrize("told", ["decide", "would_issue"])
+def test_a_step_whose_evidence_has_gone_is_dropped(told: str) -> None:
+    policy = Policy(PolicySettings(delay_s=60.0))
+    decide(policy, NOW, verdict(THROTTLE), verdict(THROTTLE, value="a2"))
+    # Another baseline, or another week, finds little in it.
+    weaker = verdict(5.0, n_events=64)
+    if told == "decide":
+        assert steps(decide(policy, NOW + 10.0, weaker)) == [("observe", 1)]
+    else:
+        policy.would_issue(weaker, NOW + 10.0)
+    assert values(decide(policy, NOW + 60.0)) == ["a2"]
