@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -15,12 +16,14 @@ __all__ = [
     "Allowlist",
     "BadEntry",
     "Covered",
+    "address_of",
     "canonical_value",
     "covering",
     "networks_of",
 ]
 
 _MAX_BYTES: Final = 256
+_MAPPED_BITS: Final = 96  # of ::ffff:0:0/96, before an IPv4 address
 
 
 class BadEntry(ValueError):
@@ -148,25 +151,42 @@ def _why(entry: AllowEntry, scope: str, value: str) -> str | None:
 
 
 def canonical_value(scope: str, value: str) -> str:
-    """The one spelling of a value: addresses and networks normalised. Raises BadEntry."""
+    """The one spelling of a value: addresses and networks normalised. Raises BadEntry.
+
+    >>> canonical_value("ip", "::ffff:192.0.2.1")
+    '192.0.2.1'
+    """
     if scope not in SCOPES:
         raise BadEntry(f"unknown scope {scope!r}: one of {', '.join(SCOPES)}")
     if not value or len(value.encode("utf-8", "surrogatepass")) > _MAX_BYTES:
         raise BadEntry(f"`value` must have 1 to {_MAX_BYTES} bytes")
     try:
         if scope == "ip":
-            return str(ipaddress.ip_address(value))
+            return str(address_of(value))
         if scope == "cidr":
-            return str(ipaddress.ip_network(value, strict=False))
+            network = ipaddress.ip_network(value, strict=False)
+            first = address_of(str(network.network_address))
+            if network.version == 6 and first.version == 4 and network.prefixlen >= _MAPPED_BITS:
+                return f"{first}/{network.prefixlen - _MAPPED_BITS}"
+            return str(network)
     except ValueError as error:
         raise BadEntry(f"`value` is not of scope {scope}: {error}") from error
     return value
 
 
+def address_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address; of ::ffff:192.0.2.1, as a socket for both kinds has it, the IPv4 one.
+
+    Raises ValueError.
+    """
+    ip = ipaddress.ip_address(text)
+    return (ip.ipv4_mapped if ip.version == 6 else None) or ip
+
+
 def networks_of(address: str) -> Iterator[str]:
     """Every network that contains the address, narrowest first; none if it is no address."""
     try:
-        ip = ipaddress.ip_address(address)
+        ip = address_of(address)
     except ValueError:
         return
     bits, width = int(ip), ip.max_prefixlen
@@ -180,5 +200,8 @@ def _values(identity: Mapping[str, str], scope: str) -> Iterator[str]:
     value = identity.get(scope)
     if value is not None:
         yield value
+    if scope == "ip" and value is not None and value[:7].lower() == "::ffff:":
+        with suppress(ValueError):
+            yield str(address_of(value))
     if scope == "cidr" and "ip" in identity:
         yield from networks_of(identity["ip"])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import unquote
 
 import msgspec
 
+from responders.allowlist import address_of
 from responders.settings import ApiSettings
 
 __all__ = [
@@ -161,11 +161,9 @@ def _text(value: bytes) -> str | None:
 
 def _address(value: bytes) -> str | None:
     try:
-        ip = ipaddress.ip_address(value.decode("ascii", "replace").strip())
+        return str(address_of(value.decode("ascii", "replace").strip()))
     except ValueError:
         return None
-    # ::ffff:192.0.2.1 is what a gateway says that listens for both kinds in one socket.
-    return str((ip.ipv4_mapped if ip.version == 6 else None) or ip)
 
 
 def _number(value: bytes) -> float | None:

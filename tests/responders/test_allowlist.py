@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from responders.allowlist import AllowEntry, covering
+from responders.allowlist import AllowEntry, Allowlist, canonical_value, covering
+from responders.decisions import Scope
+from tests.responders.making import NOW
 
 KEYS = [
     ("sha256:aa", "acct-1", "org-1"),
@@ -40,3 +42,27 @@ KEYS = [
 def test_what_an_entry_covers(entry: Any, value: Any, why: str | None) -> None:
     entries = [AllowEntry(scope=entry[0], value=entry[1])]
     assert [found.why for found in covering(entries, *value, KEYS)] == ([why] if why else [])
+
+
+@pytest.mark.parametrize(
+    ("scope", "value", "canonical"),
+    [
+        ("ip", "::ffff:192.0.2.1", "192.0.2.1"),
+        ("cidr", "::ffff:192.0.2.0/120", "192.0.2.0/24"),
+        ("cidr", "::/0", "::/0"),
+        ("cidr", "::ffff:0:0/95", "::fffe:0:0/95"),
+    ],
+)
+def test_an_ipv4_address_has_one_spelling(scope: str, value: str, canonical: str) -> None:
+    assert canonical_value(scope, value) == canonical
+
+
+@pytest.mark.parametrize(("scope", "value"), [("ip", "192.0.2.1"), ("cidr", "192.0.2.0/24")])
+def test_an_entry_covers_an_address_that_a_socket_for_both_kinds_saw(
+    scope: Scope, value: str
+) -> None:
+    allowlist = Allowlist()
+    allowlist.add(AllowEntry(scope=scope, value=value))
+    assert allowlist.match({"ip": "::ffff:192.0.2.1"}, NOW) is not None
+    assert allowlist.match({"ip": "::ffff:198.51.100.1"}, NOW) is None
+    assert allowlist.match({"ip": "::ffff:nobody"}, NOW) is None
