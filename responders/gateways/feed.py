@@ -48,6 +48,7 @@ _SHARED_MOST: Final = 64
 # A snapshot of 300,000 decisions is 140 MB. What more ask for one is told to come back, or verdicts
 # would wait behind them all.
 _SNAPSHOTS_AT_ONCE: Final = 4
+_SNAPSHOT_MOST_S: Final = 120.0  # as sent: a follower that is gone must not keep its place
 _AT_ONCE: Final = 500  # decisions of a snapshot written between two turns of the event loop
 _TAIL: Final = b"]}"
 
@@ -229,7 +230,11 @@ class _Released(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await self._response(scope, receive, send)
+            async with asyncio.timeout(_SNAPSHOT_MOST_S):
+                await self._response(scope, receive, send)
+        except TimeoutError:
+            # The server cuts an answer that was not ended, and the follower asks again.
+            _log.warning("a follower did not take a snapshot in %.0f s", _SNAPSHOT_MOST_S)
         finally:
             self._release()
 

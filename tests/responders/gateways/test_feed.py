@@ -114,6 +114,24 @@ async def test_an_old_cursor_is_told_the_mode(api: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.json()["mode"]) == (410, "enforce")
 
 
+async def test_followers_that_take_nothing_do_not_keep_others_from_starting(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "_SNAPSHOT_MOST_S", 0.05)
+    app = create_app(store, ApiSettings(), clock=lambda: NOW)
+    scope = {"type": "http", "method": "GET", "path": "/v1/decisions", "headers": []}
+    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http"}
+
+    async def never(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(app(dict(scope), never, never) for _ in range(4)))
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://v") as api:
+        assert (await api.get("/v1/decisions")).status_code == 200
+
+
 async def test_more_snapshots_at_once_than_four_are_told_to_come_back(
     store: MemoryStore, api: httpx.AsyncClient
 ) -> None:
