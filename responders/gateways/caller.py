@@ -127,7 +127,8 @@ def plain_path(uri: str, *, decoded: bool = False) -> str:
     >>> plain_path("/v1//x/../%63hat/?a=b")
     '/v1/chat/'
     """
-    path = uri if decoded else uri.partition("?")[0]
+    # Servers drop a fragment too, which no browser sends and APISIX and nginx let a client send.
+    path = uri if decoded else uri.partition("?")[0].partition("#")[0]
     if not path.startswith("/") and "://" in path:  # the absolute form
         path = "/" + path.partition("://")[2].partition("/")[2]
     if "%" in path and not decoded:

@@ -12,6 +12,8 @@ from responders.gateways.caller import key_scope, plain_path
     [
         ("/v1/chat", "/v1/chat"),
         ("/v1/chat/?a=/b", "/v1/chat/"),
+        ("/v1/chat#x", "/v1/chat"),
+        ("/v1/chat%23x", "/v1/chat#x"),
         ("/v1/%63hat", "/v1/chat"),
         ("/v1/%2563hat", "/v1/%63hat"),
         ("//v1///chat", "/v1/chat"),
