@@ -91,8 +91,9 @@ class Api:
             return Outcome(kind, response.status_code, wait_s=_wait(response))
         try:
             document = response.json()
-        except ValueError:
-            raise BadAnswer(f"{self._url} answered 200 with no JSON") from None
+            shape = frozenset(_paths(document, ""))
+        except (ValueError, RecursionError):  # or JSON that is nested without end
+            raise BadAnswer(f"{self._url} answered 200 with no JSON that can be read") from None
         found = document
         for step in self._answer:
             try:
@@ -102,9 +103,7 @@ class Api:
                     f"the answer of {self._url} has no {'.'.join(self._answer)}: "
                     f"{json.dumps(document)[:200]}"
                 ) from None
-        return Outcome(
-            "answered", response.status_code, _label(found), frozenset(_paths(document, ""))
-        )
+        return Outcome("answered", response.status_code, _label(found), shape)
 
 
 def _label(found: Any) -> str:

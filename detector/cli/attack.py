@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from detector.cli.options import USAGE, JsonOption, examples, fail, print_table
-from detector.cli.target import ConfirmOption, confirmed
+from detector.cli.target import ConfirmOption, bearer, confirmed
 
 if TYPE_CHECKING:
     from detector.attack.api import Account
@@ -186,6 +186,8 @@ def _accounts(keys: Path | None, count: int, headers: Sequence[str]) -> list[Acc
         name, colon, value = text.partition(":")
         if not colon or not name.strip():
             fail(f"--header {text!r}: expected 'NAME: VALUE'", USAGE)
+        if not (text.isascii() and text.isprintable()):
+            fail(f"--header {name.strip()!r}: only visible ASCII characters", USAGE)
         fixed.append((name.strip(), value.strip()))
     secrets: list[str | None] = []
     if keys is not None:
@@ -203,7 +205,7 @@ def _accounts(keys: Path | None, count: int, headers: Sequence[str]) -> list[Acc
     for number, secret in enumerate(secrets, 1):
         own = {name: value.replace("{n}", str(number)) for name, value in fixed}
         if secret is not None:
-            own["Authorization"] = f"Bearer {secret}"
+            own["Authorization"] = bearer(secret, keys or _KEYS_VARIABLE)
         members.append(Account(number, own))
     return members
 

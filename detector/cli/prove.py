@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from detector.cli.options import FAILED, USAGE, JsonOption, examples, fail, print_table
-from detector.cli.target import ConfirmOption, confirmed
+from detector.cli.target import ConfirmOption, bearer, confirmed
 
 if TYPE_CHECKING:
     import httpx
@@ -258,7 +258,7 @@ def _answer(client: httpx.Client, url: str, body: dict[str, Any]) -> str | None:
         return None
     try:
         found = read_answers(response.json(), ClassifierPaths())
-    except ValueError:
+    except (ValueError, RecursionError):  # a suspect may well be hostile
         return None
     return found[0].label if found else None
 
@@ -270,9 +270,10 @@ def asking_client(api_key: Path | None) -> httpx.Client:
     headers = {}
     if api_key is not None:
         try:
-            headers["Authorization"] = f"Bearer {api_key.read_text(encoding='utf-8').strip()}"
+            key = api_key.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             fail(f"{api_key}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}", FAILED)
+        headers["Authorization"] = bearer(key, api_key)
     # Proxies of the environment are not for this: the target is the one that was named.
     return httpx.Client(timeout=120.0, trust_env=False, headers=headers)
 
@@ -284,7 +285,8 @@ def post(client: httpx.Client, url: str, body: dict[str, Any]) -> httpx.Response
         if response.status_code not in (429, 503):
             return response
         asked_to_wait = response.headers.get("retry-after", "")
-        wait = float(asked_to_wait) if asked_to_wait.isdigit() else 2.0**attempt
+        is_seconds = asked_to_wait.isascii() and asked_to_wait.isdigit()
+        wait = float(asked_to_wait) if is_seconds else 2.0**attempt
         time.sleep(min(wait, _LONGEST_WAIT_S))
     return client.post(url, json=body)
 

@@ -169,7 +169,7 @@ def _names(path: Path) -> Iterator[str]:
             continue
         try:
             document = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             fail(f"{path}: not JSON: {line[:40]}", FAILED)
         known = [document.get(field) for field in ("account", "campaign")]
         if not any(isinstance(value, str) for value in known):
@@ -290,6 +290,6 @@ def _said(response: Any) -> str | None:
     """The text of a chat completion, or None."""
     try:
         content = response.json()["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         return None
     return content if response.is_success and isinstance(content, str) else None

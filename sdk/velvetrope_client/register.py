@@ -137,7 +137,7 @@ def _opened(line: bytes, ciphers: dict[str, AESGCM], where: str) -> Question:
         name, sealed = outer["key"], base64.b64decode(outer["sealed"], validate=True)
     except (ValueError, TypeError, KeyError, RecursionError):
         raise BadRegister(f"{where}: no line of a mark register") from None
-    if name not in ciphers:
+    if not isinstance(name, str) or name not in ciphers:
         raise BadRegister(f"{where}: key {str(name)[:64]!r} is not in the keyring")
     try:
         plain = ciphers[name].decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], name.encode())

@@ -93,6 +93,12 @@ def test_a_line_of_another_key_cannot_be_renamed(tmp_path: Path) -> None:
         list(read(tmp_path / "marks", RING))
 
 
+def test_a_key_that_is_no_text_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "marks").write_text('{"key": [1], "sealed": ""}\n')
+    with pytest.raises(BadRegister, match="line 1: key '\\[1\\]' is not in the keyring"):
+        list(read(tmp_path / "marks", RING))
+
+
 def test_another_file_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "marks").write_text("id,label\n")
     with pytest.raises(BadRegister, match="line 1: no line of a mark register"):

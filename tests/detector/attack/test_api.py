@@ -67,6 +67,7 @@ def test_a_strange_retry_after_holds_nobody_up(value: str, wait: float | None) -
     ("response", "said"),
     [
         (httpx.Response(200, text="<html>"), "no JSON"),
+        (httpx.Response(200, text="[" * 200_000), "no JSON"),
         (httpx.Response(200, json={"choices": []}), r"no choices\.0\.message\.content"),
         (httpx.Response(200, json=7), r"no choices\.0"),
     ],

@@ -141,6 +141,10 @@ def test_texts_need_no_seeds_and_the_table_is_for_people() -> None:
         (("http://127.0.0.1:1/", "--strategy", "jbda"), "--seeds FILE"),
         (("ftp://127.0.0.1/", "--strategy", "reasoning"), "expected http"),
         (("http://127.0.0.1:1/", "--strategy", "reasoning", "--header", "X"), "'NAME: VALUE'"),
+        (
+            ("http://127.0.0.1:1/", "--strategy", "reasoning", "--header", "X: \u00e9"),
+            "visible ASCII",
+        ),
         (("http://127.0.0.1:1/", "--strategy", "reasoning", "--body", "{}"), "no string '$INPUT'"),
     ],
 )
@@ -148,6 +152,15 @@ def test_what_makes_no_sense_is_a_usage_error(arguments: tuple[str, ...], said: 
     result = attack(*arguments)
     assert result.exit_code == 2
     assert said in result.output
+
+
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_text("secret\u00e9\n", encoding="utf-8")
+    result = attack(
+        "http://127.0.0.1:1/", "--strategy", "reasoning", "--keys", tmp_path / "keys.txt"
+    )
+    assert (result.exit_code, "secret" in result.output) == (1, False)
+    assert "keys.txt: a key is one line of visible ASCII" in result.output
 
 
 def test_nobody_there_is_said_in_one_line() -> None:

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import Result
 from sklearn.datasets import load_digits
@@ -165,13 +166,48 @@ def test_what_a_server_answered_can_be_kept(folder: Path, serving: str) -> None:
     assert claim(again) == claim(asked)
 
 
+@pytest.mark.parametrize(
+    ("response", "said"),
+    [
+        (httpx.Response(200, text="[" * 200_000), "no answer had a label"),
+        (httpx.Response(429, headers=[(b"Retry-After", b"\xb2")]), "no answer had a label"),
+    ],
+)
+def test_a_hostile_suspect_is_an_error_of_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, response: httpx.Response, said: str
+) -> None:
+    transport = httpx.MockTransport(lambda _: response)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr(
+        "detector.cli.prove.asking_client", lambda _: httpx.Client(transport=transport)
+    )
+    result = prove(folder, "--suspect", "http://127.0.0.1:1/")
+    assert result.exit_code == 1
+    assert said in result.output
+
+
+@pytest.mark.parametrize("key", ["secret\u00e9", "secret\nvalue", "secret\x00", ""])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(folder: Path, key: str) -> None:
+    (folder / "api.key").write_text(key)
+    said = prove(folder, "--suspect", "http://127.0.0.1:1/", "--api-key", folder / "api.key")
+    assert (said.exit_code, "secret" in said.output) == (1, False)
+    assert "api.key: a key is one line of visible ASCII" in said.output
+
+
+def test_a_url_with_a_password_is_refused_and_not_shown(folder: Path) -> None:
+    said = prove(folder, "--suspect", "http://me:secret@127.0.0.1:1/")
+    assert (said.exit_code, "secret" in said.output) == (2, False)
+
+
 def test_another_machine_must_be_named_twice(folder: Path) -> None:
     said = prove(folder, "--suspect", "https://models.example/predict")
     assert said.exit_code == 2
     assert "--confirm-target models.example" in said.output
 
 
-@pytest.mark.parametrize("url", ["ftp://localhost/x", "http://", "http://localhost:99999/"])
+@pytest.mark.parametrize(
+    "url", ["ftp://localhost/x", "http://", "http://localhost:99999/", "http://localhost/\x01"]
+)
 def test_a_url_that_is_none_is_a_usage_error(folder: Path, url: str) -> None:
     assert prove(folder, "--suspect", url).exit_code == 2
 

@@ -170,7 +170,12 @@ def test_another_machine_must_be_named_twice(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("accounts", "said"),
-    [("", "nothing in it"), ("{", "not JSON"), ('{"x": 1}', "no account or campaign")],
+    [
+        ("", "nothing in it"),
+        ("{", "not JSON"),
+        ('{"x":' + "[" * 200_000, "not JSON"),
+        ('{"x": 1}', "no account or campaign"),
+    ],
 )
 def test_a_list_of_accounts_that_is_none_is_refused(folder: Path, accounts: str, said: str) -> None:
     (folder / "accounts.txt").write_text(accounts)
