@@ -24,11 +24,28 @@ if TYPE_CHECKING:
 
     from responders.actions.prove import Claim
 
-__all__ = ["ApiKeyOption", "asking_client", "load_keyring", "post", "prove", "register", "shown_p"]
+__all__ = [
+    "ApiKeyOption",
+    "PublishedOption",
+    "asking_client",
+    "check_published",
+    "load_keyring",
+    "post",
+    "print_commitments",
+    "prove",
+    "register",
+    "shown_p",
+]
 
 ApiKeyOption = Annotated[
     Path | None,
     typer.Option("--api-key", metavar="FILE", help="File with the bearer key for a URL."),
+]
+PublishedOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--published", metavar="FILE", help="Commitments as published, to check the keys by."
+    ),
 ]
 
 _TRIES: Final = 4  # of one question, when the suspect is busy
@@ -68,12 +85,7 @@ def prove(
     subject: Annotated[
         str | None, typer.Option("--subject", help="Only this account's or campaign's marks.")
     ] = None,
-    published: Annotated[
-        Path | None,
-        typer.Option(
-            "--published", metavar="FILE", help="Commitments as published, to check the keys by."
-        ),
-    ] = None,
+    published: PublishedOption = None,
     save: Annotated[
         Path | None,
         typer.Option("--save", metavar="FILE", help="Keep what a URL answered, as such a CSV."),
@@ -103,9 +115,9 @@ def prove(
     if suspect is not None and is_url:
         confirmed(suspect, confirm_target)
     keyring = load_keyring(keys)
-    asked = _questions(register, keyring, subject)
+    asked, subjects = _questions(register, keyring, subject)
     if published is not None:
-        _check(published, keyring, {question.key_id for question in asked})
+        check_published(published, keyring, {question.key_id for question in asked})
     if questions is not None:
         _write(questions, asked, keyring)
         return
@@ -114,7 +126,17 @@ def prove(
     answers = _ask(suspect, asked, keyring, field, api_key) if is_url else _read(Path(suspect))
     if save is not None:
         _save(save, answers)
-    _report(asked, answers, keyring, alternates, published is not None, as_json, register)
+    _report(asked, answers, keyring, alternates, as_json)
+    # For whoever has to believe it: what could have been chosen after the answers were seen.
+    if subject is not None and subjects > 1:
+        typer.echo(
+            f"only {subject} was tested, one of {subjects} in the register: adjusted says nothing"
+            " of the others, so it must have been named before",
+            err=as_json,
+        )
+    print_commitments({q.key_id for q in asked}, keyring, published is not None, err=as_json)
+    digest = hashlib.sha256(register.read_bytes()).hexdigest()
+    typer.echo(f"register sha256:{digest}", err=as_json)
 
 
 def load_keyring(path: Path) -> Keyring:
@@ -129,36 +151,53 @@ def load_keyring(path: Path) -> Keyring:
         fail(f"{path}: {error.strerror or error}", FAILED)
 
 
-def _questions(path: Path, keyring: Keyring, subject: str | None) -> list[Question]:
-    """The register's questions in the order of their ids, which tells nothing of what is marked."""
+def _questions(path: Path, keyring: Keyring, subject: str | None) -> tuple[list[Question], int]:
+    """The register's questions, and how many subjects it has.
+
+    They are in the order of their ids, which tells nothing of what is marked.
+    """
     from velvetrope_client.register import BadRegister, read
 
     from responders.actions.prove import question_id
 
     try:
-        found = [q for q in read(path, keyring) if subject in (None, q.subject)]
+        everything = list(read(path, keyring))
     except BadRegister as error:
         fail(str(error), FAILED)
     except OSError as error:
         fail(f"{path}: {error.strerror or error}", FAILED)
+    found = [q for q in everything if subject in (None, q.subject)]
     if not found:
         about = "" if subject is None else f" of {subject}"
         fail(f"{path}: no questions{about}", FAILED)
-    return sorted(found, key=lambda q: question_id(keyring.get(q.key_id), q))
+    found.sort(key=lambda q: question_id(keyring.get(q.key_id), q))
+    return found, len({q.subject for q in everything})
 
 
-def _check(published: Path, keyring: Keyring, used: Iterable[str]) -> None:
+def check_published(published: Path, keyring: Keyring, used: Iterable[str]) -> None:
     """Stop unless the commitment of every key that was used is among those published."""
     try:
         lines = published.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{published}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}", FAILED)
-    commitments = dict(_commitment(line, f"{published}: line {n}") for n, line in _numbered(lines))
+    commitments: dict[str, str] = {}
+    for number, line in _numbered(lines):
+        where = f"{published}: line {number}"
+        name, commitment = _commitment(line, where)
+        if commitments.setdefault(name, commitment) != commitment:
+            fail(f"{where}: a second commitment of key {name}", FAILED)
     for name in sorted(used):
         if name not in commitments:
             fail(f"{published}: no commitment of key {name}", FAILED)
         if commitments[name] != keyring.get(name).commitment:
             fail(f"key {name} is not the one whose commitment {published} holds", FAILED)
+
+
+def print_commitments(used: Iterable[str], keyring: Keyring, published: bool, *, err: bool) -> None:
+    """One line a key: a report under a key that was chosen to fit it proves nothing."""
+    word = "as published" if published else "compare it with what you published"
+    for name in sorted(used):
+        typer.echo(f"key {name} {keyring.get(name).commitment} ({word})", err=err)
 
 
 def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
@@ -204,6 +243,8 @@ def _read(path: Path) -> dict[str, str]:
                 name, label = row["id"], row["label"]
                 if label is None:
                     fail(f"{path}: line {rows.line_num}: expected id,label", FAILED)
+                if not label.strip():  # not answered
+                    continue
                 if answers.setdefault(name, label.strip()) != label.strip():
                     fail(f"{path}: line {rows.line_num}: {name} has two labels", FAILED)
     except (UnicodeDecodeError, csv.Error):
@@ -296,9 +337,7 @@ def _report(
     answers: Mapping[str, str],
     keyring: Keyring,
     alternates: int,
-    checked: bool,
     as_json: bool,
-    register: Path,
 ) -> None:
     from rich.console import Console
     from rich.progress import Progress
@@ -312,20 +351,23 @@ def _report(
         claims = test(
             asked, answers, keyring, alternates=alternates, done=lambda: bar.advance(task)
         )
-    known = {question_id(keyring.get(q.key_id), q) for q in asked}
+    said = [(q, answers.get(question_id(keyring.get(q.key_id), q))) for q in asked]
+    answered = [(question, label) for question, label in said if label is not None]
+    strange = sum(label not in question.classes for question, label in answered)
     if not claims:
         fail("no marked question was answered: nothing can be said", FAILED)
     if as_json:
         for claim in claims:
             typer.echo(json.dumps(asdict(claim)))
-        return
-    print_table(_COLUMNS, map(_row, claims))
-    typer.echo()
-    typer.echo(f"{len(known & answers.keys())} of {len(known)} questions answered")
-    for name in sorted({question.key_id for question in asked}):
-        word = "as published" if checked else "compare it with what you published"
-        typer.echo(f"key {name} {keyring.get(name).commitment} ({word})")
-    typer.echo(f"register sha256:{hashlib.sha256(register.read_bytes()).hexdigest()}")
+    else:
+        print_table(_COLUMNS, map(_row, claims))
+        typer.echo()
+    typer.echo(f"{len(answered)} of {len(asked)} questions answered", err=as_json)
+    if strange:
+        typer.echo(
+            f"{strange} answers are no label of the model: are they spelled as it spells them?",
+            err=as_json,
+        )
 
 
 _COLUMNS: Final = ("subject", "marks", "learned", "other", "controls", "p", "adjusted", "p (keys)")

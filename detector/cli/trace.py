@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detector.cli.options import FAILED, USAGE, JsonOption, examples, fail, print_table
-from detector.cli.prove import ApiKeyOption, asking_client, load_keyring, post, shown_p
+from detector.cli.prove import (
+    ApiKeyOption,
+    PublishedOption,
+    asking_client,
+    check_published,
+    load_keyring,
+    post,
+    print_commitments,
+    shown_p,
+)
 from detector.cli.target import ConfirmOption, confirmed
 
 if TYPE_CHECKING:
@@ -59,6 +69,7 @@ def trace(
         Path | None,
         typer.Option("--closings", metavar="FILE", help="Your own wordings, if you use any."),
     ] = None,
+    published: PublishedOption = None,
     below: Annotated[
         float,
         typer.Option("--below", min=0.0, max=1.0, help="Name accounts at this adjusted p-value."),
@@ -94,6 +105,8 @@ def trace(
     if is_url:
         confirmed(corpus[0], confirm_target)
     keyring = load_keyring(keys)
+    if published is not None:
+        check_published(published, keyring, [key.id for key in keyring])
     wordings = _closings(closings)
     named = _accounts(accounts)
     from responders.actions.trace import Remarks, name
@@ -109,8 +122,7 @@ def trace(
     if as_json:
         for one in found:
             typer.echo(json.dumps(asdict(one)))
-        return
-    if found:
+    elif found:
         print_table(
             ("account", "key", "remarks", "times", "p", "adjusted"),
             [
@@ -127,8 +139,15 @@ def trace(
         )
     typer.echo(
         f"{len(remarks.numbers)} different remarks, {len(found)} of {len(named)} accounts named"
-        f" (adjusted p at most {below:g})"
+        f" (adjusted p at most {below:g})",
+        err=as_json,
     )
+    # For whoever has to believe it: a key, or wordings in another order, can be chosen so that
+    # they read any account's name in a corpus that is known.
+    print_commitments([key.id for key in keyring], keyring, published is not None, err=as_json)
+    if closings is not None:
+        digest = hashlib.sha256(closings.read_bytes()).hexdigest()
+        typer.echo(f"closings sha256:{digest}", err=as_json)
 
 
 def _closings(path: Path | None) -> Closings:

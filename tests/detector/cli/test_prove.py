@@ -19,8 +19,10 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from typer.testing import CliRunner
 from velvetrope_client.keys import Key, Keyring
+from velvetrope_client.register import MarkRegister
 from velvetrope_client.rewriter_settings import load
 from velvetrope_client.rewriting import Rewriter
+from velvetrope_client.watermark import Watermark
 
 from detector.cli import build
 
@@ -224,6 +226,7 @@ def test_the_report_names_the_key_as_published(folder: Path, clone: KNeighborsCl
         (f"k2 {KEY.commitment}", "no commitment of key k1"),
         ("k1", "line 1: expected an id and sha256"),
         ('{"id": 1}', "line 1: expected"),
+        (f"k1 sha256:0\nk1 {KEY.commitment}", "line 2: a second commitment of key k1"),
     ],
 )
 def test_a_key_that_was_not_published_proves_nothing(
@@ -251,6 +254,39 @@ def test_answers_that_cannot_be_read_are_refused(folder: Path, text: str, said: 
     result = prove(folder, "--suspect", folder / "predictions.csv")
     assert result.exit_code == 1
     assert said in result.output
+
+
+def test_a_question_without_a_label_counts_as_not_answered(
+    folder: Path, clone: KNeighborsClassifier
+) -> None:
+    path = answers_of(clone, folder)
+    whole = claim(prove(folder, "--suspect", path, "--json"))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:-1], lines[-1].split(",")[0] + ","]))
+    part = claim(prove(folder, "--suspect", path, "--json"))
+    assert part["marks"] + part["controls"] == whole["marks"] + whole["controls"] - 1
+
+
+def test_labels_in_another_spelling_are_pointed_out(
+    folder: Path, clone: KNeighborsClassifier
+) -> None:
+    path = answers_of(clone, folder)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:-2], *(f"{line}.0" for line in lines[-2:])]))
+    assert "2 answers are no label of the model" in prove(folder, "--suspect", path).stdout
+
+
+def test_one_subject_picked_out_of_several_is_said_to_be(
+    folder: Path, gateway: Gateway, clone: KNeighborsClassifier
+) -> None:
+    register = MarkRegister(folder / "marks.jsonl", KEY)
+    marks = Watermark(KEY, rate=0.0049, register=register)
+    for row in gateway.pixels.tolist()[:500]:
+        marks.answer("acct-2", row, "0", ("0", "1"))
+    register.close()
+    path = answers_of(clone, folder)
+    said = prove(folder, "--suspect", path, "--subject", "acct-1").stdout
+    assert "only acct-1 was tested, one of 2 in the register" in said
 
 
 def test_a_subject_without_marks_is_an_error(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -115,6 +116,26 @@ def test_an_operators_own_wordings_are_found(folder: Path) -> None:
     (folder / "corpus" / "a.txt").write_text(remarks)
     said = trace(folder, folder / "corpus", "--closings", folder / "closings.json", "--json")
     assert named(said) == ["acct-1"]
+
+
+def test_the_report_says_what_must_have_been_published_before(folder: Path) -> None:
+    slots = [[f" w{slot}x{n}" for n in range(16)] for slot in range(10)]
+    (folder / "closings.json").write_text(json.dumps({"format": 1, "slots": slots}))
+    (folder / "corpus" / "a.txt").write_text(PROSE)
+    digest = hashlib.sha256((folder / "closings.json").read_bytes()).hexdigest()
+    said = trace(folder, folder / "corpus", "--closings", folder / "closings.json")
+    assert said.stdout.splitlines()[-2:] == [
+        f"key k1 {KEY.commitment} (compare it with what you published)",
+        f"closings sha256:{digest}",
+    ]
+
+
+def test_a_key_that_was_not_published_names_nobody(folder: Path) -> None:
+    (folder / "corpus" / "a.txt").write_text("\n".join(answers("acct-5", 20)))
+    (folder / "keys.pub").write_text(f"k1 {Key('k1', b'x' * 32).commitment}\n")
+    said = trace(folder, folder / "corpus", "--published", folder / "keys.pub")
+    assert said.exit_code == 1
+    assert "key k1 is not the one whose commitment" in said.output
 
 
 @pytest.fixture
