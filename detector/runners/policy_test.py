@@ -38,6 +38,28 @@ class BadResults(ValueError):
     """A replay's results that cannot be decided on; the message says why."""
 
 
+class _Counted(msgspec.Struct):
+    """What is needed of a line of `accounts.jsonl`."""
+
+    account: str
+    events: int
+
+
+class _Share(msgspec.Struct):
+    nominal: float
+
+
+class _Promise(msgspec.Struct):
+    nominal_false_per_1000_week: dict[str, float]
+    max_false_share: _Share
+
+
+class _Summary(msgspec.Struct):
+    """What is needed of `summary.json`: the thresholds that the verdicts were drawn up for."""
+
+    promise: _Promise
+
+
 class Touched(msgspec.Struct, frozen=True, kw_only=True):
     """One account that at least one of the policies would have enforced against.
 
@@ -120,7 +142,8 @@ def compare_results(
     """Decide again on the verdicts that a replay wrote into `folder`.
 
     Raises:
-        BadResults: they are not there, are damaged, or the new policy's thresholds differ.
+        BadResults: they are not there, are damaged, or either policy's thresholds differ from those
+            of the replay.
     """
     limits = len(new.rungs())
     judged = list(_read(folder / "verdicts.jsonl", Judged))
@@ -135,9 +158,18 @@ def compare_results(
             "or max_false_share) or raises the ceiling: what would then be verdicts is not in the "
             "results of a replay; give the log itself"
         )
+    promise = _promise(folder / "summary.json")
+    nominal = promise.nominal_false_per_1000_week
+    if promise.max_false_share.nominal != current.max_false_share or any(
+        nominal.get(f"{action} {level}") != rate for action, level, rate in known
+    ):
+        raise BadResults(
+            f"{folder}: the replay was under other thresholds than the current policy's: what the "
+            "current one decides is not in its results; replay again, or give the log itself"
+        )
     if any(after.at < before.at for before, after in pairwise(judged)):
         raise BadResults(f"{folder / 'verdicts.jsonl'}: times go backwards")
-    requests = {row["account"]: row["events"] for row in _read(folder / "accounts.jsonl", dict)}
+    requests = {row.account: row.events for row in _read(folder / "accounts.jsonl", _Counted)}
     commands = list(feedback)
     outcomes = [_decided(judged, policy, commands) for policy in (current, new)]
     return _compared(outcomes[0], outcomes[1], requests, labels)
@@ -214,6 +246,15 @@ def _after(outcome: AccountOutcome | None, requests: int) -> int:
     return max(0, requests - outcome.events_before_enforcement)
 
 
+def _promise(file: Path) -> _Promise:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=_Summary).promise
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadResults(f"{file}: {error}") from None
+    except OSError as error:
+        raise BadResults(f"{file}: {error.strerror}") from None
+
+
 def _read(file: Path, kind: Any) -> Iterator[Any]:
     decoder = msgspec.json.Decoder(kind)
     try:
@@ -221,7 +262,7 @@ def _read(file: Path, kind: Any) -> Iterator[Any]:
             for number, line in enumerate(lines, 1):
                 try:
                     yield decoder.decode(line)
-                except msgspec.DecodeError as error:
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     raise BadResults(f"{file}:{number}: {error}") from None
     except OSError as error:
         raise BadResults(f"{file}: {error.strerror}") from None

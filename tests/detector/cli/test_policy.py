@@ -48,6 +48,10 @@ def results(verdicts: Iterable[tuple[float, Verdict]], **requests: int) -> Path:
     for name, lines in (("verdicts", judged), ("accounts", rows)):
         text = b"\n".join(msgspec.json.encode(line) for line in lines)
         (folder / f"{name}.jsonl").write_bytes(text)
+    nominal = {f"{r.action} {r.level}": r.false_per_1000_week for r in PolicySettings().rungs()}
+    share = {"nominal": PolicySettings().max_false_share}
+    promise = {"nominal_false_per_1000_week": nominal, "max_false_share": share}
+    (folder / "summary.json").write_text(json.dumps({"promise": promise}))
     return folder
 
 
@@ -139,6 +143,26 @@ def test_a_damaged_verdict_is_named_by_its_line(run: Callable[..., Result]) -> N
     said = run(policy("delay_s = 0"), "--replay", str(folder))
     assert said.exit_code == 1
     assert "verdicts.jsonl:2:" in said.stderr
+
+
+@pytest.mark.parametrize("line", [b'{"x": 1}', b'{"account": "\xff"}', b'{"account": 1}'])
+def test_a_damaged_account_is_named_by_its_line(run: Callable[..., Result], line: bytes) -> None:
+    folder = results(thief(1), thief=400)
+    with (folder / "accounts.jsonl").open("ab") as file:
+        file.write(b"\n" + line)
+    said = run(policy("delay_s = 0"), "--replay", str(folder))
+    assert said.exit_code == 1
+    assert "accounts.jsonl:2:" in said.stderr
+
+
+def test_results_of_other_thresholds_are_refused_though_both_policies_agree(
+    run: Callable[..., Result],
+) -> None:
+    folder = results(thief(1), thief=400)
+    both = policy("false_per_1000_week = 0.8")
+    said = run(both, "--config", both, "--replay", str(folder))
+    assert said.exit_code == 1
+    assert "the replay was under other thresholds" in said.stderr
 
 
 class Silent(FakePipeline):
