@@ -119,7 +119,7 @@ class Nginx:
             endpoint=line.uri or None,
             model=model,
             status=status,
-            served=status < 400 and (answered is None or answered < 400),
+            served=0 < status < 400 and (answered is None or answered < 400),
             latency_ms=round(line.request_time * 1000.0, 3),
             input_sketch=line.input_sketch or None,
             params=asked.params or _params(line.params),
