@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+_KEY: Final = re.compile("sha256:[0-9a-f]{64}")
+_ADDRESSES: Final[tuple[Literal["ip", "cidr"], ...]] = ("ip", "cidr")
+
 _decisions = typer.Typer(help="Decisions: list, show, clear.", no_args_is_help=True)
 _allow = typer.Typer(help="Who is never decided against.", no_args_is_help=True)
 _mode = typer.Typer(help="Enforce, shadow, or off (the kill switch).", no_args_is_help=True)
@@ -45,6 +49,15 @@ _mode = typer.Typer(help="Enforce, shadow, or off (the kill switch).", no_args_i
 ScopeOption = Annotated[
     str,
     typer.Option("--scope", metavar="SCOPE", help="account, api_key, ip, cidr or org."),
+]
+AllowScopeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scope",
+        metavar="SCOPE",
+        help="account, api_key, ip, cidr or org. Unless given, an address, a network and a key "
+        "(sha256:…) count as what they are, and everything else as an account.",
+    ),
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="For the record.")]
 
@@ -230,7 +243,7 @@ def clear(
 def add(
     value: str,
     reason: ReasonOption,
-    scope: ScopeOption = "account",
+    scope: AllowScopeOption = None,
     lasting: Annotated[
         str | None,
         typer.Option("--for", metavar="TIME", help="Such as 12h or 7d; for good if not given."),
@@ -244,6 +257,7 @@ def add(
     """Allow an account, key, address, network or organisation, whatever the evidence."""
     from responders.feedback import Allow
 
+    scope = scope or _likely_scope(value)
     command = Allow(
         id=feedback_id(),
         by=by or whoami(),
@@ -259,7 +273,7 @@ def add(
 @_allow.command(epilog=examples("velvetrope allow remove acct-1"))
 def remove(
     value: str,
-    scope: ScopeOption = "account",
+    scope: AllowScopeOption = None,
     by: ByOption = None,
     state: StateOption = None,
     redis: RedisOption = None,
@@ -269,6 +283,7 @@ def remove(
     """Take an entry off the allowlist."""
     from responders.feedback import Disallow
 
+    scope = scope or _likely_scope(value)
     value = _canonical(scope, value)
     command = Disallow(id=feedback_id(), by=by or whoami(), scope=_scope(scope), value=value)
     with deployment(config, state, redis, kafka) as running:
@@ -448,6 +463,19 @@ def _canonical(scope: str, value: str) -> str:
         return canonical_value(scope, value)
     except BadEntry as error:
         fail(str(error), USAGE)
+
+
+def _likely_scope(value: str) -> Literal["account", "api_key", "ip", "cidr"]:
+    # An entry for an account named like a network would allow nobody, and look as if it did.
+    from responders.allowlist import BadEntry, canonical_value
+
+    if _KEY.fullmatch(value):
+        return "api_key"
+    for scope in _ADDRESSES:
+        with contextlib.suppress(BadEntry):
+            canonical_value(scope, value)
+            return scope
+    return "account"
 
 
 def _scope(scope: str) -> Any:

@@ -248,6 +248,26 @@ def test_allow_adds_with_an_end_and_canonical_values(run: Run, state: Path) -> N
     assert (network.value, network.expires_at) == ("203.0.113.0/24", None)
 
 
+@pytest.mark.parametrize(
+    ("value", "scope"),
+    [
+        ("203.0.113.0/24", "cidr"),
+        ("203.0.113.9", "ip"),
+        ("2001:db8::/32", "cidr"),
+        (f"sha256:{64 * 'a'}", "api_key"),
+        ("sha256:short", "account"),
+        ("ip:203.0.113.9", "account"),
+        ("acct-1", "account"),
+    ],
+)
+def test_allow_takes_a_value_for_what_it_looks_like(
+    run: Run, state: Path, value: str, scope: str
+) -> None:
+    result = run("allow", "add", value, "--reason", "monitors")
+    assert f"{scope} {value} is allowed." in result.stdout
+    assert run("allow", "add", value, "--reason", "r", "--scope", "org").stdout.startswith("org ")
+
+
 def test_allow_check_and_list_and_remove(run: Run, state: Path) -> None:
     from responders.allowlist import AllowEntry
 
