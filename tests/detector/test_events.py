@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from velvetrope_client.sketch import Sketcher
 
 from detector.events import (
     MAX_RECORD_BYTES,
@@ -22,6 +23,7 @@ from detector.events import (
 
 NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
 DAY = 86_400.0
+SKETCH = Sketcher(bytes(32)).sketch("hello")
 
 
 def record(**fields: Any) -> bytes:
@@ -62,7 +64,7 @@ def test_every_field_of_the_contract() -> None:
         "input_tokens": 3.0,
         "output_tokens": 4.0,
         "input": "hello",
-        "input_sketch": "s1:00",
+        "input_sketch": SKETCH,
         "params": {"temperature": 0.5, "logit_bias": {"5": -100}},
     }
     decoded = event(**fields, output={"label": 3, "confidence": 0.5, "logprobs": True})

@@ -32,7 +32,8 @@ from responders.settings import ChallengeSettings
 from tests.responders.making import NOW, decision
 
 KEYRING = Keyring.new("2026-11")
-SETTINGS = ChallengeSettings(tries=2)
+# What is signed while tests are collected must not expire before they run.
+SETTINGS = ChallengeSettings(tries=2, answer_within_s=86_400.0)
 ASKED = Asked(account="acct-1", decision="d-1", difficulty=1)
 CHALLENGES = Challenges(KEYRING, SETTINGS)
 
@@ -148,7 +149,7 @@ def test_any_text_is_refused_and_raises_nothing_else(text: str) -> None:
 
 
 def test_tokens_expire() -> None:
-    past = Challenges(KEYRING, SETTINGS, wall=lambda: time.time() - 601)
+    past = Challenges(KEYRING, SETTINGS, wall=lambda: time.time() - 86_401)
     assert outcome(CHALLENGES.open_ticket, past.ticket(ASKED)) == "expired"
     assert outcome(CHALLENGES.read, solve(past.issue(ASKED))) == "expired"
     assert outcome(CHALLENGES.read, signed_return(exp=int(time.time()) - 1)) == "expired"

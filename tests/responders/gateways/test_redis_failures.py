@@ -234,10 +234,11 @@ def test_after_a_failover_the_new_primary_is_asked_and_written_to() -> None:
                 one.replicaof("127.0.0.1", str(second.port))
                 address.to_port = second.port
                 began = time.monotonic()
-                while api.status(X_Account="acct-2") != 200:
+                # A throttle passes while its limiter has nowhere to write.
+                while not two.keys("velvetrope:limit:*"):
                     assert time.monotonic() - began < 5
                     assert api.status() == 403
-                assert two.keys("velvetrope:limit:*")
+                    assert api.status(X_Account="acct-2") in (200, 429)
                 clear = decision(9, action="clear", level=0, expires_at=FOREVER)
                 with pytest.raises(StoreUnavailable, match="read only"):
                     api.store.apply([clear])
