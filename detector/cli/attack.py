@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -123,6 +124,8 @@ def attack(
     confirmed(url, confirm)
     asked = _strategy(strategy, seeds, seed)
     members = _accounts(keys, accounts, header or [])
+    if not any(member.headers for member in members):
+        sys.stderr.write("velvetrope: neither --keys nor --header says who asks\n")
     compared = _held_out(held_out, strategy in _TEXT) if held_out else None
     if strategy in _VECTOR and (body is None or answer is None):
         fail(f"{strategy} asks rows of numbers: say how with --body and --answer", USAGE)
@@ -275,6 +278,8 @@ def _print(found: Run, document: dict[str, Any], accounts: int) -> None:
             for what, reached in found.reached.items()
         ],
     )
+    if not any(found.reached.values()):
+        typer.echo("Nothing was done to any account: is velvetrope in front, and enforcing?")
     agreement = document["agreement"]
     if agreement is not None:
         print_table(

@@ -27,6 +27,7 @@ __all__ = [
 
 FAILED: Final = 1  # an input could not be read, a service failed
 USAGE: Final = 2
+_UNBOUNDED: Final = 100_000  # columns: wider than any row
 
 ConfigOption = Annotated[
     Path | None,
@@ -72,12 +73,20 @@ def plain(text: str) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table without frames; cells are text as it is, never markup."""
+    """A table without frames; cells are text as it is, never markup.
+
+    No name is ever cut short: it may be wanted for the next command. Only a terminal wraps.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_UNBOUNDED)
+    console.print(table)

@@ -131,6 +131,8 @@ def test_texts_need_no_seeds_and_the_table_is_for_people() -> None:
     assert result.exit_code == 0, result.output
     assert "over 1 accounts" in result.stdout
     assert "key-1" not in result.output
+    assert "who asks" not in result.output
+    assert "is velvetrope in front" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -167,6 +169,7 @@ def test_nobody_there_is_said_in_one_line() -> None:
     result = attack("http://127.0.0.1:1/", "--strategy", "reasoning", "--gap", "0.001")
     assert result.exit_code == 1
     assert "no connection" in result.output
+    assert "neither --keys nor --header says who asks" in result.output
 
 
 def test_rows_that_are_no_numbers_are_named(tmp_path: Path) -> None:

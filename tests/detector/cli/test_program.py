@@ -14,6 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from detector.cli import build
+from detector.cli.options import print_table
 
 
 @pytest.fixture(autouse=True)
@@ -108,3 +109,11 @@ def test_usage_errors_are_one_clear_line(arguments: list[str], code: int, said: 
 def test_build_makes_a_program_of_its_own_each_time() -> None:
     assert isinstance(build(), typer.Typer)
     assert build() is not build()
+
+
+def test_a_table_that_is_no_terminal_s_cuts_no_name(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["acct-" + 60 * "a", "c-" + 60 * "b", 120 * "w "]
+    print_table(("account", "campaign", "why"), [names])
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["account", "campaign", "why"]
+    assert row.rstrip().split(maxsplit=2) == [*names[:2], names[2].strip()]
