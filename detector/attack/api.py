@@ -73,7 +73,7 @@ class Api:
         self._answer = answer.split(".")
         try:
             self._body = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"the body is not JSON: {error}") from None
         if INPUT not in _strings(self._body):
             raise ValueError(f"the body has no string {INPUT!r} where the input belongs: {body}")

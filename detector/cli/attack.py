@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -240,6 +241,8 @@ def _numbers(path: Path, rows: Sequence[Sequence[str]]) -> list[list[float]]:
             if place == 1:  # names of columns
                 continue
             fail(f"{path}, row {place}: {error}")
+        if not all(map(math.isfinite, found[-1])):
+            fail(f"{path}, row {place}: a number is not finite")
         if len(found[-1]) != len(found[0]):
             fail(f"{path}, row {place}: {len(row)} numbers, {len(found[0])} in the first")
     return found

@@ -98,12 +98,12 @@ def _example(line: bytes, where: str) -> str | list[Any] | None:
 
     try:
         value = msgspec.json.decode(line)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         fail(f"{where}: not JSON: {error}")
     if isinstance(value, dict):
         value = value.get("input")
         if value is None:
             return None
-    if not isinstance(value, str | list):
+    if not isinstance(value, str | list) or value == []:
         fail(f"{where}: expected a text, numbers, or an object with `input`")
     return value

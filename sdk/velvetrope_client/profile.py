@@ -51,7 +51,7 @@ class VectorProfile:
 
     def __init__(self, rows: Any, limit: float = math.inf) -> None:
         self._rows = np.asarray(rows, dtype=np.float64)
-        if self._rows.ndim != 2 or not np.isfinite(self._rows).all():
+        if self._rows.ndim != 2 or not self._rows.size or not np.isfinite(self._rows).all():
             raise BadProfile("rows: expected lists of finite numbers, all of one length")
         self._sorted = np.sort(self._rows, axis=0)
         # Twice a mid-rank is a whole number from 0 to 2n: there are no other quantiles.
@@ -174,7 +174,7 @@ def fit(examples: Sequence[Any], *, touched: float = 0.005) -> Profile:
             )
         ]
         return _made(kept, float(np.quantile(distances, 1.0 - touched)))
-    except (TypeError, ValueError, np.linalg.LinAlgError) as error:
+    except (TypeError, ValueError, OverflowError, np.linalg.LinAlgError) as error:
         raise BadProfile(f"examples: all texts, or all rows of numbers: {error}") from error
 
 
@@ -195,10 +195,15 @@ def load(path: Path | str) -> Profile:
         if document["format"] != _FORMAT:
             raise BadProfile(f"format {document['format']}; this version reads {_FORMAT}")
         limit = float(document["limit"])
+        if not limit >= 0.0:
+            raise BadProfile(f"limit {limit}: nothing would be far")
         if document["kind"] == "text":
             return TextProfile(document["texts"], limit)
         return VectorProfile(document["rows"], limit)
-    except (KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
+    except (
+        *(KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError),
+        np.linalg.LinAlgError,
+    ) as error:
         raise BadProfile(f"{path}: no profile: {error}") from error
 
 

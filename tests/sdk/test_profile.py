@@ -95,7 +95,15 @@ def test_examples_that_make_no_profile_are_refused(examples: list[object], error
         profile.fit(examples)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "limit": "x"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", '{"format": 2}', '{"format": 1, "limit": "x"}', "[" * 200_000),
+        '{"format": 1, "limit": NaN, "kind": "text", "texts": []}',
+        '{"format": 1, "limit": 1, "kind": "vector", "rows": [[]]}',
+        f'{{"format": 1, "limit": 1, "kind": "vector", "rows": [[{"9" * 400}]]}}',
+    ],
+)
 def test_a_file_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "p.json"
     path.write_text(text)

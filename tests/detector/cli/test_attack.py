@@ -172,6 +172,15 @@ def test_nobody_there_is_said_in_one_line() -> None:
     assert "neither --keys nor --header says who asks" in result.output
 
 
+def test_rows_that_no_json_can_hold_are_named(tmp_path: Path) -> None:
+    path = written(tmp_path / "bad.csv", [[1.0, 2.0], [1.0, float("nan")]])
+    result = attack(
+        "http://127.0.0.1:1/", "--strategy", "jbda", "--seeds", path, "--body", '"$INPUT"'
+    )
+    assert result.exit_code == 1
+    assert "bad.csv, row 2: a number is not finite" in result.output
+
+
 def test_rows_that_are_no_numbers_are_named(tmp_path: Path) -> None:
     path = written(tmp_path / "bad.csv", [["a", "b"], [1.0, 2.0], [1.0, "two"]])
     result = attack("http://127.0.0.1:1/", "--strategy", "random", "--seeds", str(path), *BODY)

@@ -18,7 +18,7 @@ ROWS = np.random.default_rng(1).normal(size=(80, 3)).round(4).tolist()
 
 def run(folder: Path, text: str, *options: str) -> Result:
     path = folder / "examples.jsonl"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
     out = str(folder / "p.json")
     return CliRunner().invoke(build(), ["profile", str(path), "--out", out, *options])
 
@@ -46,6 +46,10 @@ def test_gzipped_texts_make_a_profile(tmp_path: Path) -> None:
     ("text", "error"),
     [
         ("[1]\n{", r"examples.jsonl:2: not JSON"),
+        ("[1]\n" + "[" * 200_000, r"examples.jsonl:2: not JSON"),
+        ('[1]\n"\udcff"', r"examples.jsonl:2: not JSON"),
+        ("[]", r"examples.jsonl:1: expected a text, numbers, or"),
+        (f"[1, {'9' * 400}]\n" * 60, "all texts, or all rows of numbers"),
         ("3", r"examples.jsonl:1: expected a text, numbers, or an object with `input`"),
         ("[1, 2]\n" * 9, "9 examples; a profile needs at least 50"),
         ("[1, 2]\n" * 60 + '"a"', "all texts, or all rows of numbers"),
