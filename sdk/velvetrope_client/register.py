@@ -30,6 +30,7 @@ __all__ = ["MAX_BYTES", "MAX_PER_SUBJECT", "BadRegister", "MarkRegister", "read"
 MAX_BYTES: Final = 16 << 20
 MAX_PER_SUBJECT: Final = 2_000  # about 200 marks, of 50,000 queries
 _NONCE_BYTES: Final = 12
+_BEGIN: Final = b'{"key"'  # of every line, and nowhere else in one
 _MAX_QUESTION: Final = 1 << 20  # bytes of one question before compression
 
 
@@ -117,6 +118,10 @@ def read(path: Path | str, keyring: Keyring) -> Iterator[Question]:
     seen: set[tuple[str, str, str]] = set()
     with Path(path).open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            # What another process wrote behind a line that was cut short stands in the same line.
+            begin = max(line.rfind(_BEGIN), 0)
+            if _is_cut(line[:begin]):
+                line = line[begin:]
             if not line.strip() or _is_cut(line):
                 continue
             where = f"{path}: line {number}"
@@ -128,7 +133,8 @@ def read(path: Path | str, keyring: Keyring) -> Iterator[Question]:
 
 def _is_cut(line: bytes) -> bool:
     """Whether a write ended inside this line."""
-    return line.startswith(b'{"key"') and not line.rstrip().endswith(b'"}')
+    begun = line.startswith(_BEGIN) or _BEGIN.startswith(line.rstrip())
+    return begun and not line.rstrip().endswith(b'"}')
 
 
 def _opened(line: bytes, ciphers: dict[str, AESGCM], where: str) -> Question:

@@ -73,6 +73,17 @@ def test_a_line_cut_short_by_a_crash_costs_that_line_alone(tmp_path: Path) -> No
     assert list(read(tmp_path / "marks", RING)) == [question(1), question(3)]
 
 
+@pytest.mark.parametrize("length", [1, 5, 6, 40])
+@pytest.mark.parametrize("between", [b"", b"\n"])
+def test_what_a_write_left_when_the_disk_was_full_costs_its_line_alone(
+    tmp_path: Path, length: int, between: bytes
+) -> None:
+    write(tmp_path / "marks", question(1), question(2))
+    first, second = (tmp_path / "marks").read_bytes().splitlines(keepends=True)
+    (tmp_path / "marks").write_bytes(first + first[:length] + between + second)
+    assert list(read(tmp_path / "marks", RING)) == [question(1), question(2)]
+
+
 def test_another_key_of_the_same_name_is_told_apart(tmp_path: Path) -> None:
     write(tmp_path / "marks", question(1))
     with pytest.raises(BadRegister, match="line 1: not written with key new"):
