@@ -81,7 +81,7 @@ def try_out(
             metavar="N",
             min=0,
             help="Exit code 3 when more accounts than this are newly enforced against "
-            "(of those that --labels says do not harvest, if it is given).",
+            "(those that --labels says harvest do not count).",
         ),
     ] = None,
     everybody: Annotated[
@@ -131,7 +131,8 @@ def try_out(
         _write_json(compared)
     else:
         _print(compared, everybody)
-    newly = [one for one in compared.newly if known is None or one.harvesting is False]
+    # Whom the labels do not know may be a customer.
+    newly = [one for one in compared.newly if one.harvesting is not True]
     if at_most is not None and len(newly) > at_most:
         fail(f"{len(newly)} accounts are newly enforced against, {at_most} may be", TOO_MANY)
 

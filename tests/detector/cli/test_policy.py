@@ -192,7 +192,7 @@ def test_a_log_is_decided_on_by_both_policies(tmp_path: Path) -> None:
 def test_too_many_newly_touched_customers_are_exit_code_3(
     run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    made = iter([Silent(), FakePipeline()] * 3)
+    made = iter([Silent(), FakePipeline()] * 4)
     monkeypatch.setattr("detector.cli.policy.make_pipeline", lambda settings: next(made))
     Path("log").write_bytes(b"".join(native_line("a", NOW + i) for i in range(20)))
     Path("labels.json").write_text('{"a": true}')
@@ -203,3 +203,6 @@ def test_too_many_newly_touched_customers_are_exit_code_3(
     assert "1 accounts are newly enforced against, 0 may be" in too_many.stderr
     # Of those that the labels say harvest, any number may be.
     assert run(new, "log", "--at-most", "0", "--labels", "labels.json").exit_code == 0
+    # One that the labels do not know may be a customer.
+    Path("labels.json").write_text('{"b": true}')
+    assert run(new, "log", "--at-most", "0", "--labels", "labels.json").exit_code == 3
