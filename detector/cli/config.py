@@ -6,7 +6,14 @@ import json
 
 import typer
 
-from detector.cli.options import ConfigOption, JsonOption, examples, load_settings
+from detector.cli.options import (
+    USAGE,
+    ConfigOption,
+    JsonOption,
+    examples,
+    fail,
+    load_settings,
+)
 
 __all__ = ["app"]
 
@@ -20,8 +27,19 @@ app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
     )
 )
 def check(config: ConfigOption = None) -> None:
-    """Read the settings from everywhere, and say what is wrong. Exit code 2 when something is."""
+    """Read the settings from everywhere, and say what is wrong. Exit code 2 when something is.
+
+    The file of api.poison, and the files it names, are read too.
+    """
     loaded = load_settings(config)
+    poison = loaded.settings.api.poison
+    if poison is not None:
+        from velvetrope_client import rewriter_settings
+
+        try:
+            rewriter_settings.check(poison)
+        except rewriter_settings.BadSettings as error:
+            fail(f"api.poison: {error}", USAGE)
     where = loaded.file if loaded.file is not None else "no file"
     typer.echo(f"The settings are right ({where}, {len(loaded.origins)} set).")
 

@@ -74,6 +74,13 @@ def haproxy(
     settings = load_settings(config, arguments).settings
     if sum(one is not None for one in (api, redis, state)) > 1:
         fail("give one of --api, --redis and --state", USAGE)
+    folder = settings.follow.haproxy_maps.absolute()
+    if not folder.is_dir():
+        fail(
+            f"follow.haproxy_maps is {folder}: there is no such folder; create it, owned by the "
+            "user who runs this, or name another with --maps",
+            FAILED,
+        )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     from responders.following.follow import follow
@@ -84,7 +91,7 @@ def haproxy(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     target = Haproxy(
-        settings.follow.haproxy_maps.absolute(),
+        folder,
         Runtime(settings.follow.haproxy_socket),
         stale_after_s=settings.follow.stale_after_s,
     )
@@ -92,7 +99,7 @@ def haproxy(
         try:
             follow(source, target, stop, every_s=settings.follow.every_s)
         except OSError as error:
-            fail(f"{error.filename or settings.follow.haproxy_maps}: {error.strerror}", FAILED)
+            fail(f"{error.filename or folder}: {error.strerror}", FAILED)
 
 
 @contextmanager

@@ -38,6 +38,8 @@ def gateway(
         config, {"redis.url": redis, "api.host": host, "api.port": port}
     ).settings
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    from velvetrope_client.rewriter_settings import BadSettings
+
     from detector.runners.gateway import serve_verdicts
 
     try:
@@ -46,6 +48,8 @@ def gateway(
             settings.redis,
             lambda url: typer.echo(f"velvetrope answers at {url}", err=True),
         )
+    except BadSettings as error:
+        fail(f"api.poison: {error}", USAGE)
     except ValueError as error:
         fail(str(error), USAGE)
     except OSError as error:

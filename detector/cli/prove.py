@@ -56,10 +56,11 @@ def register(app: typer.Typer) -> None:
     """Add the command to the program."""
     app.command(
         epilog=examples(
-            "velvetrope prove --register marks.jsonl --keys keys.json --questions questions.jsonl",
-            "velvetrope prove --register marks.jsonl --keys keys.json --suspect predictions.csv"
+            "velvetrope prove --register marks.register --keys keys.json"
+            " --questions questions.jsonl",
+            "velvetrope prove --register marks.register --keys keys.json --suspect predictions.csv"
             " --published keys.pub",
-            "velvetrope prove --register marks.jsonl --keys keys.json"
+            "velvetrope prove --register marks.register --keys keys.json"
             " --suspect http://127.0.0.1:9000/predict --save predictions.csv",
         )
     )(prove)

@@ -79,6 +79,8 @@ def serve(
         },
     ).settings
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    from velvetrope_client.rewriter_settings import BadSettings
+
     from detector import formats
     from detector.runners.serve import CannotServe, Service
 
@@ -97,6 +99,8 @@ def serve(
     )
     try:
         service.run(lambda url: typer.echo(f"velvetrope answers at {url}", err=True))
+    except BadSettings as error:
+        fail(f"api.poison: {error}", USAGE)
     except CannotServe as error:
         fail(str(error), FAILED)
 

@@ -38,7 +38,8 @@ def serve_verdicts(
         listening: told the URL once connections are taken.
 
     Raises:
-        ValueError: it would listen off loopback without a secret.
+        ValueError: it would listen off loopback without a secret; of the file of poison
+            velvetrope_client's BadSettings.
         OSError: the address cannot be listened on.
     """
     store = RedisStore(redis)

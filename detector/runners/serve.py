@@ -94,6 +94,7 @@ class Service:
 
         Raises:
             CannotServe: with one line that says why.
+            BadSettings: velvetrope_client's, of the file of poison.
         """
         asyncio.run(self.serve(listening))
 

@@ -42,6 +42,7 @@ __all__ = [
     "EndpointSettings",
     "RewriterSettings",
     "WatermarkSettings",
+    "check",
     "load",
 ]
 
@@ -118,26 +119,43 @@ class RewriterSettings:
 
 
 def load(path: Path | str) -> RewriterSettings:
-    """Read the file. BadSettings says what is wrong where; OSError when a file cannot be read."""
-    path = Path(path)
+    """Read the file, and open or create the register it names.
+
+    BadSettings says what is wrong where: also of a file that cannot be read, and of a setting that
+    needs an extra which is not installed.
+    """
+    return _loaded(Path(path), open_register=True)
+
+
+def check(path: Path | str) -> None:
+    """Raise BadSettings where `load` would, but create no register: another user may write it.
+
+    Whether the register's file may be written is not tried.
+    """
+    _loaded(Path(path), open_register=False)
+
+
+def _loaded(path: Path, *, open_register: bool) -> RewriterSettings:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-        return _settings(document, path.parent)
+        return _settings(document, path.parent, open_register)
+    except OSError as error:
+        raise BadSettings(f"{path}: {error.strerror or error}") from error
     except ValueError as error:  # TOML's, and those of everything that is read from it
         raise BadSettings(f"{path}: {error}") from error
 
 
-def _settings(document: dict[str, Any], folder: Path) -> RewriterSettings:
+def _settings(document: dict[str, Any], folder: Path, open_register: bool) -> RewriterSettings:
     known = {"keys": str, "max_body_bytes": int, "endpoint": list, "guard": dict}
     _check(document, known, "")
     found: dict[str, Any] = {}
     if "keys" in document:
-        found["keys"] = Keyring.load(folder / document["keys"])
+        found["keys"] = _read("keys", Keyring.load, folder / document["keys"])
     if "max_body_bytes" in document:
         found["max_body_bytes"] = document["max_body_bytes"]
     if "guard" in document:
         found["guard"] = _part(GuardSettings, {}, document["guard"], "guard")
-    files = _Files(folder, found.get("keys"))
+    files = _Files(folder, found.get("keys"), open_register)
     endpoints = [
         _endpoint(entry, f"endpoint[{place}]", files)
         for place, entry in enumerate(document.get("endpoint", []))
@@ -175,7 +193,7 @@ def _part(
     try:
         for name, value in table.items():
             if name in readers:
-                values[name] = readers[name](value)
+                values[name] = _read(name, readers[name], value)
             elif isinstance(value, list):
                 values[name] = tuple(value)
             else:
@@ -183,6 +201,22 @@ def _part(
         return kind(**values)
     except ValueError as error:
         raise BadSettings(f"{where}: {error}") from error
+
+
+def _read(name: str, reader: Callable[[Any], Any], path: Path | str) -> Any:
+    """What the setting's file holds."""
+    try:
+        return reader(path)
+    except OSError as error:
+        raise BadSettings(f"{name}: {error.filename or path}: {error.strerror}") from error
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in _EXTRAS:
+            raise
+        raise BadSettings(
+            f"{name} = {str(path)!r} needs {module}, which is not installed: "
+            f"install velvetrope-client[{_EXTRAS[module]}]"
+        ) from error
 
 
 def _check(table: dict[str, Any], known: Mapping[str, type], where: str) -> None:
@@ -198,9 +232,10 @@ def _check(table: dict[str, Any], known: Mapping[str, type], where: str) -> None
 class _Files:
     """Reads what the settings name by a path relative to their file."""
 
-    def __init__(self, folder: Path, keys: Keyring | None) -> None:
+    def __init__(self, folder: Path, keys: Keyring | None, open_register: bool) -> None:
         self._folder = folder
         self._keys = keys
+        self._open_register = open_register
 
     def readers(self) -> dict[str, Callable[[str], Any]]:
         """By the name of the setting."""
@@ -216,12 +251,15 @@ class _Files:
     def _closings(self, path: str) -> Closings:
         return Closings.load(self._folder / path)
 
-    def _register(self, path: str) -> Register:
+    def _register(self, path: str) -> Register | None:
         from velvetrope_client.register import MarkRegister
 
         if self._keys is None:
             raise BadSettings("a register needs `keys`")
-        return MarkRegister(self._folder / path, self._keys.current)
+        file = self._folder / path
+        if not file.parent.is_dir():
+            raise BadSettings(f"register: {file}: there is no such folder")
+        return MarkRegister(file, self._keys.current) if self._open_register else None
 
 
 _PARTS: Final[Mapping[str, type[Any]]] = {
@@ -231,6 +269,7 @@ _PARTS: Final[Mapping[str, type[Any]]] = {
     "watermark": WatermarkSettings,
     "canaries": CanarySettings,
 }
+_EXTRAS: Final = {"numpy": "profile", "cryptography": "register"}
 _NAMES: Final = {
     str: "text",
     int: "a whole number",

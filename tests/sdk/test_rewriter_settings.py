@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from velvetrope_client import profile
 from velvetrope_client.keys import Keyring
-from velvetrope_client.rewriter_settings import BadSettings, RewriterSettings, load
+from velvetrope_client.rewriter_settings import BadSettings, RewriterSettings, check, load
 
 
 def written(folder: Path, text: str) -> Path:
@@ -87,3 +90,74 @@ def test_a_bad_keyring_is_named(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text(json.dumps({"format": 1, "keys": []}))
     with pytest.raises(BadSettings, match=r"poison\.toml: .*keys\.json: .*at least one key"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("keys = 'no.json'", r"poison\.toml: keys: .*/no\.json: No such file"),
+        (
+            "[[endpoint]]\nwrong_answers = {profile = 'no.json'}",
+            r"poison\.toml: endpoint\[0\]\.wrong_answers: profile: .*/no\.json: No such file",
+        ),
+        (
+            "[[endpoint]]\ncanaries = {closings = 'no.json'}",
+            r"poison\.toml: endpoint\[0\]\.canaries: closings: .*/no\.json: No such file",
+        ),
+        (
+            "keys = 'keys.json'\n[[endpoint]]\nwatermark = {register = 'no/marks'}",
+            r"poison\.toml: endpoint\[0\]\.watermark: register: .*/no/marks: .*no such folder",
+        ),
+    ],
+)
+@pytest.mark.parametrize("reads", [load, check])
+def test_a_missing_file_is_named_with_its_setting(
+    tmp_path: Path, reads: Callable[[Path], object], text: str, error: str
+) -> None:
+    with pytest.raises(BadSettings, match=error):
+        reads(written(tmp_path, text))
+
+
+def test_a_missing_file_of_settings_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match=r"/poison\.toml: No such file"):
+        load(tmp_path / "poison.toml")
+
+
+def test_checking_creates_no_register(tmp_path: Path) -> None:
+    check(written(tmp_path, "keys = 'keys.json'\n[[endpoint]]\nwatermark = {register = 'marks'}"))
+    assert not (tmp_path / "marks").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "error"),
+    [
+        (
+            "numpy",
+            "[[endpoint]]\nwrong_answers = {profile = 'p.json'}",
+            "poison.toml: endpoint[0].wrong_answers: profile = 'p.json' needs numpy, which is not "
+            "installed: install velvetrope-client[profile]",
+        ),
+        (
+            "cryptography",
+            "keys = 'keys.json'\n[[endpoint]]\nwatermark = {register = 'marks'}",
+            "poison.toml: endpoint[0].watermark: register = 'marks' needs cryptography, which is "
+            "not installed: install velvetrope-client[register]",
+        ),
+    ],
+)
+def test_an_extra_that_is_not_installed_is_named(
+    tmp_path: Path, module: str, text: str, error: str
+) -> None:
+    code = (
+        "import sys; sys.modules[sys.argv[1]] = None\n"  # as if it were not installed
+        "from velvetrope_client.rewriter_settings import BadSettings, load\n"
+        "try: load(sys.argv[2])\n"
+        "except BadSettings as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, module, written(tmp_path, text)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{tmp_path}/{error}\n"

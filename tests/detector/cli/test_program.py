@@ -106,6 +106,23 @@ def test_usage_errors_are_one_clear_line(arguments: list[str], code: int, said: 
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("arguments", [["config", "check"], ["serve"], ["gateway"]], ids=" ".join)
+def test_a_file_that_poison_misses_is_one_line_and_exit_code_2(arguments: list[str]) -> None:
+    Path("velvetrope.toml").write_text("[api]\npoison = 'poison.toml'\nport = 0\n")
+    Path("poison.toml").write_text("keys = 'keys.json'\n")
+    result = CliRunner().invoke(build(), arguments)
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "velvetrope: api.poison: poison.toml: keys: keys.json: No such file or directory\n",
+    )
+
+
+def test_following_haproxy_without_a_folder_of_maps_names_the_setting(tmp_path: Path) -> None:
+    result = CliRunner().invoke(build(), ["follow", "haproxy", "--maps", "nowhere"])
+    assert result.exit_code == 1
+    assert f"follow.haproxy_maps is {tmp_path}/nowhere: there is no such folder" in result.stderr
+
+
 def test_build_makes_a_program_of_its_own_each_time() -> None:
     assert isinstance(build(), typer.Typer)
     assert build() is not build()
