@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from detector.cli.deployment import (
     ByOption,
@@ -44,7 +45,20 @@ _ADDRESSES: Final[tuple[Literal["ip", "cidr"], ...]] = ("ip", "cidr")
 
 _decisions = typer.Typer(help="Decisions: list, show, clear.", no_args_is_help=True)
 _allow = typer.Typer(help="Who is never decided against.", no_args_is_help=True)
-_mode = typer.Typer(help="Enforce, shadow, or off (the kill switch).", no_args_is_help=True)
+
+
+class _Modes(TyperGroup):
+    """`velvetrope mode …`: a word that is no mode is answered with those that are."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None:
+            fail(f"there is no mode {args[0]!r}: enforce, shadow or off (or show)", USAGE)
+        return super().resolve_command(ctx, args)
+
+
+_mode = typer.Typer(
+    cls=_Modes, help="Enforce, shadow, or off (the kill switch).", no_args_is_help=True
+)
 
 ScopeOption = Annotated[
     str,

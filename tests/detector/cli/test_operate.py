@@ -330,6 +330,7 @@ def test_a_busy_serve_is_said(run: Run, state: Path, monkeypatch: pytest.MonkeyP
         (("decisions", "clear", "x"), 2, "--reason"),
         (("mode", "show", "--state", "a", "--redis", "redis://h"), 2, "give one or the other"),
         (("mode", "show", "--redis", "redis://127.0.0.1:1/0"), 1, "127.0.0.1:1"),
+        (("mode", "on"), 2, "no mode 'on': enforce, shadow or off"),
         (("nonsense",), 2, "nonsense"),
     ],
 )
