@@ -113,6 +113,7 @@ def replay(
     except OSError as error:
         fail(f"{error.filename or out}: {error.strerror}")
     _print_replayed(replayed, out)
+    _warn(replayed, out, chosen.name, labels)
     if replayed.unreadable is not None:
         fail(replayed.unreadable, FAILED)
 
@@ -212,6 +213,23 @@ def open_progress(inputs: Inputs) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading", total=inputs.size)
         yield lambda read: bar.update(task, completed=read)
+
+
+def _warn(replayed: Replayed, out: Path, log_format: str, labels: Path | None) -> None:
+    """One line on stderr about results that most likely are not what was asked for."""
+    summary = replayed.summary
+    if summary["dead_letters"] and not summary["events"]:
+        typer.echo(
+            f"warning: no record could be read as {log_format}: all {summary['dead_letters']:,} "
+            f"are in {out / 'dead-letters.jsonl'}; --format names another format",
+            err=True,
+        )
+    elif labels is not None and summary["accounts"] and not replayed.groups:
+        typer.echo(
+            f"warning: {labels} names none of the log's {summary['accounts']:,} accounts: "
+            "there is no recall and no count of false alarms",
+            err=True,
+        )
 
 
 def _print_replayed(replayed: Replayed, out: Path) -> None:

@@ -134,3 +134,33 @@ def test_a_table_that_is_no_terminal_s_cuts_no_name(capsys: pytest.CaptureFixtur
     head, row = capsys.readouterr().out.splitlines()
     assert head.split() == ["account", "campaign", "why"]
     assert row.rstrip().split(maxsplit=2) == [*names[:2], names[2].strip()]
+
+
+def test_replay_warns_when_nothing_is_of_its_format() -> None:
+    Path("log").write_text("not json\nnor this\n")
+    Path("labels.json").write_text('{"a": true}')
+    result = CliRunner().invoke(build(), ["replay", "log", "--out", "o", "--labels", "labels.json"])
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "warning: no record could be read as native: all 2 are in o/dead-letters.jsonl; "
+        "--format names another format\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (
+            '{"b": true}',
+            "warning: labels.json names none of the log's 1 accounts: "
+            "there is no recall and no count of false alarms\n",
+        ),
+        ('{"a": false, "b": true}', ""),
+    ],
+)
+def test_replay_warns_when_no_label_is_of_the_log(labels: str, said: str) -> None:
+    Path("log").write_text('{"ts": 1781000000, "account": "a", "input": "hello"}\n')
+    Path("labels.json").write_text(labels)
+    result = CliRunner().invoke(build(), ["replay", "log", "--out", "o", "--labels", "labels.json"])
+    assert result.exit_code == 0
+    assert result.stderr == said
