@@ -23,7 +23,7 @@ from detector.cli.replay import FilesArgument, open_inputs, open_progress, the_f
 if TYPE_CHECKING:
     from detector.runners.train import Trained
 
-__all__ = ["register"]
+__all__ = ["print_trained", "register"]
 
 _ENOUGH: Final = 1000  # customers to compare with, from which 1 in 1,000 can be counted
 
@@ -105,10 +105,11 @@ def train(
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename or out}: {error.strerror}")
-    _print_trained(made, out)
+    print_trained(made, out)
 
 
-def _print_trained(made: Trained, out: Path) -> None:
+def print_trained(made: Trained, out: Path) -> None:
+    """What came of it, and whether it is worth using."""
     recalled, harvesting = made.caught[True]
     false, customers = made.caught[False]
     print_table(
@@ -134,4 +135,11 @@ def _print_trained(made: Trained, out: Path) -> None:
             f"Train on {_ENOUGH:,} or more, or keep the shipped models.",
             err=True,
         )
+    if harvesting and not recalled:
+        typer.echo(
+            f"Of {harvesting:,} harvesting accounts that did not teach them, these models catch "
+            "none: they are worse than none. Keep the shipped models.",
+            err=True,
+        )
+        return
     typer.echo(f'To use it, set judge.models = "{out}"; to go back, take the setting out again.')

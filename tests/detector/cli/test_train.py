@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from detector.cli import build
+from detector.cli.train import print_trained
 from detector.runners.labels import Label
-from detector.runners.train import labelled
-from detector.score import TextModels
+from detector.runners.train import Trained, labelled
+from detector.score import TextModels, shipped
 from responders.feedback import Allow, Clear, Feedback
 
 
@@ -54,6 +55,18 @@ def test_too_few_labels_say_how_many_there_are(day: Path, tmp_path: Path) -> Non
     assert made.exit_code == 1
     assert "at least 20 of each are needed" in made.output
     assert not (tmp_path / "own.npz").exists()
+
+
+@pytest.mark.parametrize(("recalled", "kept"), [(0, True), (1, False)])
+def test_models_that_catch_nobody_are_advised_against(
+    capsys: pytest.CaptureFixture[str], recalled: int, kept: bool
+) -> None:
+    models = shipped()
+    made = Trained(models, 9, 0, {True: 30, False: 1200}, {True: (recalled, 30), False: (1, 1200)})
+    print_trained(made, Path("own.npz"))
+    said = capsys.readouterr()
+    assert ("worse than none. Keep the shipped models." in said.err) == kept
+    assert ("To use it" in said.out) != kept
 
 
 def test_whom_analysts_cleared_is_a_customer() -> None:
