@@ -86,4 +86,11 @@ def quality(baseline: Baseline, settings: JudgeSettings) -> list[tuple[str, str]
                 f"not yet (shadow): it needs {missing}" if missing else "yes, with the shipped one",
             ),
         ]
+    if not baseline.kinds:
+        said.append(
+            (
+                "decides",
+                "not yet (shadow): no customer sent enough requests with inputs to be scored",
+            )
+        )
     return said

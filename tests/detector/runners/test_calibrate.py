@@ -34,3 +34,11 @@ def test_a_small_one_says_what_it_needs() -> None:
         "not yet (shadow): it needs 700 more customers and 5.5 more days"
     )
     assert said["text: beyond"].endswith("no tail model fits")
+
+
+def test_one_without_a_scored_customer_says_that_it_does_not_decide() -> None:
+    nobody = Baseline(name="own", scorer="s", events=3, first_ts=DAY, last_ts=DAY, kinds={})
+    assert dict(quality(nobody, JudgeSettings())) == {
+        "history": "0.0 days",
+        "decides": "not yet (shadow): no customer sent enough requests with inputs to be scored",
+    }
