@@ -154,6 +154,10 @@ class Service:
             raise CannotServe(str(error)) from None
         except OSError as error:
             raise CannotServe(f"{error.filename or path}: {error.strerror}") from None
+        for file in () if self._once else self._files:
+            with contextlib.suppress(OSError):  # what may not be looked at is told by reading it
+                if not file.exists():
+                    _log.warning("%s: there is no such file yet; it is read when it appears", file)
         missing = [str(file) for file in self._files if self._once and not file.is_file()]
         if missing:
             raise CannotServe(f"{missing[0]}: there is no such file")

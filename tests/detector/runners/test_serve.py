@@ -216,6 +216,17 @@ async def test_bad_lines_are_dead_letters_with_their_place(tmp_path: Path) -> No
     ]
 
 
+async def test_a_file_that_is_not_there_is_warned_of_once_and_read_when_it_appears(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, log = settings_for(tmp_path), tmp_path / "later.jsonl"
+    async with serving(settings, files=[log]):
+        warned = [record.message for record in caplog.records if str(log) in record.message]
+        assert warned == [f"{log}: there is no such file yet; it is read when it appears"]
+        log.write_bytes(native_line("a", 1.0))
+        await eventually(lambda: counts(settings.serve.state) == {"a": 1})
+
+
 async def test_a_command_is_journalled_and_holds_at_once(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     async with serving(settings):
