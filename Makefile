@@ -1,4 +1,4 @@
-# make run              a campaign caught on a made-up API, in about a minute
+# make run              a campaign caught on a made-up API (the first run installs and compiles)
 # make run LOGS=my.jsonl FORMAT=nginx
 #                       the same on your own log (native, nginx, litellm or envoy)
 # make test             everything CI runs; installs what it needs

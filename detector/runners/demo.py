@@ -44,6 +44,7 @@ from responders.settings import AlertSettings
 __all__ = ["Caught", "Demo", "Play", "free_port", "play_of_log", "play_of_sample"]
 
 _MOST_BYTES: Final = 256 << 20  # of a reader's own log, in memory while it is played
+_COMPILES: Final = "the first run on a machine compiles its kernels now; later runs do not wait"
 _END_LINE: Final = b'{"control":"end"}\n'
 Say = Callable[[str], None]
 
@@ -268,10 +269,8 @@ def play_of_sample(sample: Sample, folder: Path, settings: Settings, say: Say) -
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         second = process.submit(write_day, sample, 1, folder)
         first = write_day(sample, 0, folder)
-        say(
-            f"calibrating on the clean day: {first.events:,} events of {first.accounts} accounts "
-            "(the first run on a machine compiles its kernels before)"
-        )
+        say(f"calibrating on the clean day: {first.events:,} events of {first.accounts} accounts")
+        say(_COMPILES)
         baseline = _calibrated(first.log, folder, settings)
         written: Written = second.result()
     _close(written.log)
@@ -331,6 +330,7 @@ def play_of_log(
         raise NothingToLearn(f"there is no event in {', '.join(str(file) for file in files)}")
     if played.events:
         say(f"calibrating on the log's first day: {history.events:,} events")
+        say(_COMPILES)
         own: Path | None = _calibrated(history.path, folder, settings)
         about = "calibrated on the log's own first day, taken to be clean"
     else:
