@@ -29,9 +29,19 @@ app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
 def check(config: ConfigOption = None) -> None:
     """Read the settings from everywhere, and say what is wrong. Exit code 2 when something is.
 
-    The file of api.poison, and the files it names, are read too.
+    The file of api.poison, the files it names and the keyring of api.challenge are read too.
     """
     loaded = load_settings(config)
+    keys = loaded.settings.api.challenge.keys
+    if keys is not None:
+        from velvetrope_client.keys import BadKeys
+
+        from responders.gateways.challenge import challenge_keys
+
+        try:
+            challenge_keys(keys)
+        except BadKeys as error:
+            fail(f"api.challenge.keys: {error}", USAGE)
     poison = loaded.settings.api.poison
     if poison is not None:
         from velvetrope_client import rewriter_settings

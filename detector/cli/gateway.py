@@ -38,6 +38,7 @@ def gateway(
         config, {"redis.url": redis, "api.host": host, "api.port": port}
     ).settings
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    from velvetrope_client.keys import BadKeys
     from velvetrope_client.rewriter_settings import BadSettings
 
     from detector.runners.gateway import serve_verdicts
@@ -50,6 +51,8 @@ def gateway(
         )
     except BadSettings as error:
         fail(f"api.poison: {error}", USAGE)
+    except BadKeys as error:
+        fail(f"api.challenge.keys: {error}", USAGE)
     except ValueError as error:
         fail(str(error), USAGE)
     except OSError as error:

@@ -79,6 +79,7 @@ def serve(
         },
     ).settings
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    from velvetrope_client.keys import BadKeys
     from velvetrope_client.rewriter_settings import BadSettings
 
     from detector import formats
@@ -101,6 +102,8 @@ def serve(
         service.run(lambda url: typer.echo(f"velvetrope answers at {url}", err=True))
     except BadSettings as error:
         fail(f"api.poison: {error}", USAGE)
+    except BadKeys as error:
+        fail(f"api.challenge.keys: {error}", USAGE)
     except CannotServe as error:
         fail(str(error), FAILED)
 

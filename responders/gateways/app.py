@@ -54,9 +54,9 @@ def create_app(
 
     `clock` is event time: what decisions' expiries compare with. `routes` are mounted beside;
     `limiter` defaults to one in Redis over a RedisStore, else to one in this process. Raises
-    ValueError when it would listen off loopback without a secret, or the challenges' keyring is
-    none (OSError when that cannot be read); velvetrope_client's BadSettings when poison's file, or
-    one that it names, cannot be used.
+    ValueError when it would listen off loopback without a secret; velvetrope_client's BadKeys when
+    the challenges' keyring cannot be used, and its BadSettings when poison's file, or one that it
+    names, cannot.
     """
     if settings.secret is None and not _is_loopback(settings.host):
         raise ValueError(

@@ -19,13 +19,14 @@ import math
 import time
 from collections.abc import Callable
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from velvetrope_client.keys import Keyring
+from velvetrope_client.keys import BadKeys, Keyring
 
 from responders.actions.challenge import (
     Asked,
@@ -44,7 +45,14 @@ from responders.metrics import Metrics
 from responders.settings import ApiSettings
 from responders.stores.base import DecisionStore
 
-__all__ = ["MOST_BYTES", "PATH", "SCRIPT_PATH", "ChallengeDesk", "client_script"]
+__all__ = [
+    "MOST_BYTES",
+    "PATH",
+    "SCRIPT_PATH",
+    "ChallengeDesk",
+    "challenge_keys",
+    "client_script",
+]
 
 PATH: Final = "/challenge"
 SCRIPT_PATH: Final = "/challenge/client.js"
@@ -65,6 +73,14 @@ class _Submitted(msgspec.Struct, frozen=True):
 
 
 _submitted: Final = msgspec.json.Decoder(_Submitted)
+
+
+def challenge_keys(path: Path) -> Keyring:
+    """The keyring that signs challenges. BadKeys when there is none there, or it cannot be read."""
+    try:
+        return Keyring.load(path)
+    except OSError as error:
+        raise BadKeys(f"{path}: {error.strerror or error}") from None
 
 
 @functools.cache
@@ -101,7 +117,7 @@ class ChallengeDesk:
         keys = self._settings.keys
         self._challenges = None
         if keys is not None:
-            self._challenges = Challenges(Keyring.load(keys), self._settings)
+            self._challenges = Challenges(challenge_keys(keys), self._settings)
 
     def places(self, decision: Decision, account: str) -> tuple[str | None, str | None]:
         """Where the client authenticates again, and where it gets a challenge; each or none."""

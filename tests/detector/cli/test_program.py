@@ -117,6 +117,16 @@ def test_a_file_that_poison_misses_is_one_line_and_exit_code_2(arguments: list[s
     )
 
 
+@pytest.mark.parametrize("arguments", [["config", "check"], ["serve"], ["gateway"]], ids=" ".join)
+def test_a_keyring_of_challenges_that_is_missing_is_one_line(arguments: list[str]) -> None:
+    Path("velvetrope.toml").write_text("[api]\nport = 0\n[api.challenge]\nkeys = 'keys.json'\n")
+    result = CliRunner().invoke(build(), arguments)
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "velvetrope: api.challenge.keys: keys.json: No such file or directory\n",
+    )
+
+
 def test_following_haproxy_without_a_folder_of_maps_names_the_setting(tmp_path: Path) -> None:
     result = CliRunner().invoke(build(), ["follow", "haproxy", "--maps", "nowhere"])
     assert result.exit_code == 1
