@@ -92,8 +92,8 @@ def client_script() -> bytes:
 class ChallengeDesk:
     """Issues challenges and takes answers, over the store that all verdict services share.
 
-    `clock` is event time, on which what was passed ends. Raises OSError or ValueError (BadKeys)
-    when the keyring cannot be read.
+    `clock` is event time, on which what was passed ends. Raises BadKeys when the keyring cannot
+    be read.
     """
 
     def __init__(
