@@ -125,11 +125,14 @@ class Waiting:
         self._started = [time for time in self._started if time + _MINUTE_S > now]
         due = [key for key, step in self._steps.items() if step.due <= now]
         begun: set[str] = set()
-        go = set()
-        for key in sorted(due, key=self._strongest_first):
-            step = self._steps[key]
-            new = step.counts and not self.enforced(step.unit, now)
-            if new and step.unit not in begun:
+        # What needs no place goes in any case; who is first only matters where one is free.
+        steps = self._steps
+        go = {k for k in due if not steps[k].counts or self.enforced(steps[k].unit, now)}
+        full = self._per_min is not None and len(self._started) >= self._per_min
+        rest = [] if full else [key for key in due if key not in go]
+        for key in sorted(rest, key=self._strongest_first):
+            step = steps[key]
+            if step.unit not in begun:
                 if self._per_min is not None and len(self._started) >= self._per_min:
                     continue
                 self._started.append(now)
