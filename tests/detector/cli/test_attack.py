@@ -19,6 +19,7 @@ from starlette.routing import Route
 from typer.testing import CliRunner
 from velvetrope_client.asgi import Headers, Velvetrope
 
+from detector.attack.strategies import TEXT, VECTOR
 from detector.cli import build
 from responders.gateways.app import create_app
 from responders.settings import ApiSettings
@@ -163,6 +164,11 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(tmp_path: Path) 
     )
     assert (result.exit_code, "secret" in result.output) == (1, False)
     assert "keys.txt: a key is one line of visible ASCII" in result.output
+
+
+@pytest.mark.parametrize("name", [*TEXT, *VECTOR])
+def test_every_strategy_can_be_asked_for_by_name(name: str) -> None:
+    assert name in attack("http://127.0.0.1:1/", "--strategy", "guess").output
 
 
 def test_nobody_there_is_said_in_one_line() -> None:
