@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.blocks import Block
+from detector.networks import Networks
 from detector.trees import Trees
 from features import FAMILIES, NAMES
 
@@ -29,12 +30,12 @@ __all__ = [
     "OWN_COLUMNS",
     "AccountModel",
     "BadModel",
-    "Linear",
+    "Committee",
     "TextModels",
     "shipped",
 ]
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 # What reading an artefact raises when bytes of it are missing or wrong.
 _DAMAGED: Final = (
     OSError,
@@ -84,25 +85,25 @@ class BadModel(ValueError):
 
 
 @dataclass(frozen=True)
-class Linear:
-    """A logistic regression: log-odds are `bias` and one weight a column, added up.
+class Committee:
+    """Unlike models of the same columns, each of which has the same say.
 
     Attributes:
-        typical: float64 (C,), mean of each column among the training rows.
+        members: one at least; their log-odds are averaged.
     """
 
-    bias: float
-    weight: NDArray[np.float64]
-    typical: NDArray[np.float64]
+    members: tuple[Trees | Networks, ...]
 
     def log_odds(self, x: NDArray[np.float64]) -> float:
-        """Log-odds of one row, float64 (C,)."""
-        # In order, so that no machine's dot product changes a decision.
-        return self.bias + float(np.add.reduce(self.weight * x))
+        """Mean log-odds of one row, float64 (C,), without NaN."""
+        return sum(member.log_odds(x) for member in self.members) / len(self.members)
 
     def shares(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What each column adds to the log-odds of a typical row, float64 (C,)."""
-        return self.weight * (x - self.typical)
+        """What each column adds to the log-odds of a usual row, float64 (C,)."""
+        total = np.zeros(len(x))
+        for member in self.members:
+            total += member.shares(x)
+        return total / len(self.members)
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,13 @@ class AccountModel:
         name: for people.
         columns: int64 (C,), which of ACCOUNT_COLUMNS it sees, in order.
         model: gives log-odds of these.
+        say: its weight in the evidence; without any it still speaks for an account's own history.
     """
 
     name: str
     columns: NDArray[np.int64]
-    model: Trees | Linear
+    model: Trees | Networks
+    say: float = 1.0
 
     @cached_property
     def alone(self) -> bool:
@@ -151,7 +154,8 @@ class TextModels:
         reference: float64 (N,), highest evidence of each of N simulated customers in a week,
             ascending; -inf for those that never passed `own_bar`.
         block: log-odds of a block.
-        accounts: log-odds of an account, some of its own blocks alone.
+        accounts: log-odds of an account, some of its own blocks alone, which set the bar, and some
+            of the accounts around it too, which are the evidence.
     """
 
     name: str
@@ -161,13 +165,21 @@ class TextModels:
     scale: NDArray[np.float32]
     own_bar: float
     reference: NDArray[np.float64]
-    block: Trees
+    block: Committee
     accounts: tuple[AccountModel, ...]
     about: Mapping[str, Any]
 
     @cached_property
     def _alone(self) -> tuple[AccountModel, ...]:
         return tuple(model for model in self.accounts if model.alone)
+
+    @cached_property
+    def _heard(self) -> tuple[AccountModel, ...]:
+        return tuple(model for model in self.accounts if model.say)
+
+    @cached_property
+    def _said(self) -> float:
+        return sum(model.say for model in self._heard)
 
     def own_odds(self, x: NDArray[np.float64]) -> float:
         """Mean log-odds of the models that see nothing but the account itself.
@@ -178,8 +190,8 @@ class TextModels:
         return sum(model.log_odds(x) for model in self._alone) / len(self._alone)
 
     def odds(self, x: NDArray[np.float64]) -> float:
-        """Mean log-odds of all account models of a row, float64 (len(ACCOUNT_COLUMNS),)."""
-        return sum(model.log_odds(x) for model in self.accounts) / len(self.accounts)
+        """Log-odds of a row, float64 (len(ACCOUNT_COLUMNS),): the models' mean by their say."""
+        return sum(model.say * model.log_odds(x) for model in self._heard) / self._said
 
     def shares(self, x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """What `odds` is made of: that of a typical row, and what each column adds to it.
@@ -188,9 +200,9 @@ class TextModels:
             A base, and float64 (len(ACCOUNT_COLUMNS),); together they are `odds(x)`.
         """
         total = np.zeros(len(ACCOUNT_COLUMNS))
-        for model in self.accounts:
-            total += model.shares(x)
-        total /= len(self.accounts)
+        for model in self._heard:
+            total += model.say * model.shares(x)
+        total /= self._said
         return self.odds(x) - float(total.sum()), total
 
     def row(self, block: Block) -> NDArray[np.float64]:
@@ -203,22 +215,16 @@ class TextModels:
             name: getattr(self, name)
             for name in ("used", "typical", "centre", "scale", "reference")
         }
-        arrays |= {f"block_{key}": array for key, array in self.block.arrays().items()}
-        described = []
+        blocks, described = [], []
+        for number, member in enumerate(self.block.members):
+            kind, parts = _described(member)
+            blocks.append(kind)
+            arrays |= {f"block{number}_{key}": array for key, array in parts.items()}
         for number, account in enumerate(self.accounts):
-            model = account.model
+            kind, parts = _described(account.model)
+            columns = [ACCOUNT_COLUMNS[i] for i in account.columns]
             described.append(
-                {
-                    "name": account.name,
-                    "kind": "trees" if isinstance(model, Trees) else "linear",
-                    "columns": [ACCOUNT_COLUMNS[i] for i in account.columns],
-                    "bias": model.bias,
-                }
-            )
-            parts = (
-                model.arrays()
-                if isinstance(model, Trees)
-                else {"weight": model.weight, "typical": model.typical}
+                {"name": account.name, "columns": columns, "say": account.say, **kind}
             )
             arrays |= {f"account{number}_{key}": array for key, array in parts.items()}
         about = {
@@ -227,7 +233,7 @@ class TextModels:
             "features": [NAMES[i] for i in self.used],
             "families": {family.name: family.version for family in FAMILIES},
             "own_bar": self.own_bar,
-            "bias": self.block.bias,
+            "block": blocks,
             "accounts": described,
             "about": dict(self.about),
         }
@@ -255,15 +261,15 @@ class TextModels:
                         f"{path}: made for features {about['families']}; this program measures "
                         f"{versions}: train it again"
                     )
-                block = _trees(file, "block", about["bias"])
-                if block.width > len(about["features"]):
-                    raise BadModel(f"{path}: the block model wants more columns than it names")
+                block = _committee(path, file, about["block"], len(about["features"]))
                 accounts = tuple(
                     _account_model(path, file, number, described)
                     for number, described in enumerate(about["accounts"])
                 )
                 if not any(account.alone for account in accounts):
                     raise BadModel(f"{path}: no model looks at an account by itself")
+                if min(a.say for a in accounts) < 0.0 or not any(a.say for a in accounts):
+                    raise BadModel(f"{path}: no model has a say in the evidence, or less than none")
                 centre, scale = (
                     np.ascontiguousarray(file[name], np.float32) for name in ("centre", "scale")
                 )
@@ -289,29 +295,57 @@ class TextModels:
             raise BadModel(f"{path}: damaged or not a model: {error}") from None
 
 
-def _trees(file: Any, prefix: str, bias: float) -> Trees:
-    return Trees(bias, {key: file[f"{prefix}_{key}"] for key in _TREE_ARRAYS})
+def _described(model: Trees | Networks) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What the description says of a model, and its arrays."""
+    if isinstance(model, Networks):
+        return {"kind": "networks"}, model.arrays()
+    return {"kind": "trees", "bias": model.bias}, model.arrays()
+
+
+def _model(file: Any, prefix: str, described: Mapping[str, Any]) -> Trees | Networks:
+    def arrays(*names: str) -> dict[str, NDArray[Any]]:
+        return {name: file[f"{prefix}_{name}"] for name in names}
+
+    if described["kind"] == "networks":
+        return Networks.of_arrays(arrays(*Networks.ARRAYS))
+    if described["kind"] == "trees":
+        return Trees(described["bias"], arrays(*_TREE_ARRAYS))
+    raise ValueError(f"a model of the kind {described['kind']!r}")
+
+
+def _committee(
+    path: Path, file: Any, described: Sequence[Mapping[str, Any]], columns: int
+) -> Committee:
+    members: list[Trees | Networks] = []
+    for number, one in enumerate(described):
+        member = _model(file, f"block{number}", one)
+        if not _fits(member, columns):
+            raise BadModel(f"{path}: a block model does not fit its features")
+        members.append(member)
+    if not members:
+        raise BadModel(f"{path}: no model looks at blocks")
+    return Committee(tuple(members))
+
+
+def _fits(model: Trees | Networks, columns: int) -> bool:
+    """Whether a model can be given that many columns."""
+    if isinstance(model, Trees):
+        return model.width <= columns
+    return model.width == columns
 
 
 def _account_model(
     path: Path, file: Any, number: int, described: Mapping[str, Any]
 ) -> AccountModel:
-    name, prefix = described["name"], f"account{number}"
+    name = described["name"]
     unknown = set(described["columns"]) - set(ACCOUNT_COLUMNS)
     if unknown or not described["columns"]:
         raise BadModel(f"{path}: the model {name!r} wants columns that there are not: {unknown}")
     columns = np.array([ACCOUNT_COLUMNS.index(n) for n in described["columns"]], np.int64)
-    model: Trees | Linear
-    if described["kind"] == "trees":
-        model = _trees(file, prefix, described["bias"])
-        wide = model.width > len(columns)
-    else:
-        weight, typical = file[f"{prefix}_weight"], file[f"{prefix}_typical"]
-        model = Linear(float(described["bias"]), weight, typical)
-        wide = weight.shape != columns.shape or typical.shape != columns.shape
-    if wide:
+    model = _model(file, f"account{number}", described)
+    if not _fits(model, len(columns)):
         raise BadModel(f"{path}: the model {name!r} does not fit its columns")
-    return AccountModel(name, columns, model)
+    return AccountModel(name, columns, model, float(described["say"]))
 
 
 def shipped() -> TextModels:

@@ -1,8 +1,9 @@
 """Training of the models for text from labelled weeks: used by `velvetrope train`.
 
 A block model learns from blocks, account models from accounts' rows as they would have been seen
-online, with block scores of models that had not seen the account's attack family. Thresholds come
-from weeks of other accounts, `calibration`, which teach nothing.
+online, with block scores of models that had not seen the account's week, or where there is but one
+week, its attack family. Thresholds come from weeks of other accounts, `calibration`, which teach
+nothing.
 """
 
 from __future__ import annotations
@@ -10,22 +11,31 @@ from __future__ import annotations
 import hashlib
 import math
 import multiprocessing
-from collections import defaultdict
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 from detector.baseline import Reference
 from detector.blocks import Block
 from detector.evidence import TextEvidence
-from detector.score import ACCOUNT_COLUMNS, OWN_COLUMNS, AccountModel, Linear, TextModels
+from detector.networks import Networks, Scale
+from detector.score import (
+    ACCOUNT_COLUMNS,
+    OWN_COLUMNS,
+    AccountModel,
+    Committee,
+    TextModels,
+)
 from detector.trees import Trees
 from features import NAMES
 
@@ -33,6 +43,10 @@ __all__ = ["TooLittle", "Week", "caught", "evidence_of", "thinned", "train"]
 
 WEEK_S: Final = 604_800.0
 _BLOCKS_TAUGHT: Final = 24
+_FOLLOWED: Final = 75  # weeks
+_NETWORKS: Final = 3
+_ACCOUNT_NETWORKS: Final = 2
+_STEPS: Final = 4000  # of gradient descent, at least
 _FEWEST: Final = 20  # accounts of each side, below which nothing can be learned
 # Chosen by leaving attack families and customers' kinds out, see docs/decisions: absolute speed
 # and the position of an account in its own history did not transfer; request parameters and the
@@ -64,12 +78,16 @@ class Week:
     Attributes:
         blocks: of text, each of enough events to be scored.
         harvesting: account → whether it harvests; every account of `blocks` has a label.
-        family: account → what is left out together with it when scores are cross-fitted.
+        family: account → what is left out together with it when scores are cross-fitted in a
+            single week.
+        campaign: account → what it is part of, where that is known: a campaign of a thousand
+            accounts teaches more than one of ten, but not in proportion.
     """
 
     blocks: list[Block]
     harvesting: Mapping[str, bool]
     family: Mapping[str, str]
+    campaign: Mapping[str, str] = field(default_factory=dict)
 
     def matrix(self, used: NDArray[np.int64]) -> NDArray[np.float64]:
         """Features of every block, float64 (B, len(used))."""
@@ -106,15 +124,16 @@ def train(
     weeks = [thinned(one) for one in weeks]
     blocks = _Rows.of(weeks, used)
     told(f"block model: {len(blocks.y):,} blocks")
-    jobs = [_Job(blocks, part) for part in (*range(blocks.parts), None)]
+    customers = np.concatenate([_of_customers(one) for one in weeks])
+    # Account models need fewer weeks than the block model, and cost more.
+    followed = weeks[:_FOLLOWED]
+    rows = blocks if len(followed) == len(weeks) else _Rows.of(followed, used)
+    jobs = [_Job(blocks, None), *(_Job(rows, part) for part in range(rows.parts))]
     with _Pool(workers) as run:
-        *folds, block = run(_fit_block, jobs)
-    out_of_fold = np.empty(len(blocks.y))
-    for part, model in enumerate(folds):
-        left_out = blocks.part == part
-        out_of_fold[left_out] = _odds(model, blocks.x[left_out])
-    every = _Rows.of(weeks, np.arange(len(NAMES)))
-    customers = every.x[~every.y]
+        (block, _), *folds = run(_fit_block, jobs)
+    out_of_fold = np.empty(len(rows.y))
+    for part, (_, odds) in enumerate(folds):
+        out_of_fold[rows.part == part] = odds
     low, high = np.quantile(customers, [0.1, 0.9], axis=0)
     scale = np.array([n not in _UNRELATED for n in NAMES]) * np.maximum(high - low, 1e-3)
     untaught = TextModels(
@@ -125,24 +144,20 @@ def train(
         scale=scale.astype(np.float32),
         own_bar=math.inf,
         reference=np.zeros(0),
-        block=Trees.of(block),
-        accounts=(
-            AccountModel("none", np.zeros(1, np.int64), Linear(0.0, np.zeros(1), np.zeros(1))),
-        ),
+        block=block,
+        accounts=(AccountModel("none", np.zeros(1, np.int64), Trees.silent()),),
         about={},
     )
-    told(f"account histories: {len(weeks)} weeks")
-    bounds = np.cumsum([0] + [len(one.blocks) for one in weeks])
+    told(f"account histories: {len(followed)} weeks")
+    bounds = np.cumsum([0] + [len(one.blocks) for one in followed])
     seen = [
-        (one, out_of_fold[bounds[i] : bounds[i + 1]], untaught, i) for i, one in enumerate(weeks)
+        (one, out_of_fold[bounds[i] : bounds[i + 1]], untaught) for i, one in enumerate(followed)
     ]
     with _Pool(workers) as run:
         histories = run(_histories, seen)
-    x = np.concatenate([rows for rows, _, _ in histories])
-    accounts = [account for _, names, _ in histories for account in names]
-    y = np.concatenate([harvests for _, _, harvests in histories])
-    told(f"account models: {len(y):,} rows")
-    models = replace(untaught, accounts=_account_models(x, y, _weights(accounts), workers))
+    x = np.concatenate(histories)
+    told(f"account models: {len(rows.y):,} rows")
+    models = replace(untaught, accounts=_account_models(x, rows.y, rows.weight, workers))
     told(f"reference: {len(calibration)} weeks")
     return _with_reference(models, calibration, workers)
 
@@ -179,27 +194,43 @@ class _Rows:
 
     @classmethod
     def of(cls, weeks: Sequence[Week], used: NDArray[np.int64]) -> _Rows:
-        """The rows of weeks, features `used`."""
+        """The rows of weeks, features `used`.
+
+        Each half of the weeks is scored by the other. Leaving out families instead made scores of
+        thieves that were nearly those of customers, which is not what the accounts of a later week
+        are scored (docs/decisions/0004). Within one week it is all there is: the accounts of a
+        campaign are too alike to stand on both sides.
+        """
         families = sorted(
             {one.family[a] for one in weeks for a, harvests in one.harvesting.items() if harvests}
         )
-        names, y, part = [], [], []
+        parts = 2 if len(weeks) > 1 else len(families)
+        names, campaigns, y, part = [], [], [], []
         for number, one in enumerate(weeks):
             for block in one.blocks:
                 account = block.account
                 names.append(f"{number}/{account}")
+                campaigns.append(f"{number}/{one.campaign.get(account, account)}")
                 y.append(one.harvesting[account])
-                if y[-1]:
+                if len(weeks) > 1:
+                    part.append(number % parts)
+                elif y[-1]:
                     part.append(families.index(one.family[account]))
                 else:
-                    part.append(_drawn(names[-1], len(families)))
+                    part.append(_drawn(names[-1], parts))
         return cls(
             np.concatenate([one.matrix(used) for one in weeks]).astype(np.float32),
             np.array(y),
-            _weights(names),
+            _weights(names, campaigns),
             np.array(part),
-            len(families),
+            parts,
         )
+
+
+def _of_customers(week: Week) -> NDArray[np.float32]:
+    """All features of customers' blocks, float32 (B, len(NAMES))."""
+    kept = [block for block in week.blocks if not week.harvesting[block.account]]
+    return replace(week, blocks=kept).matrix(np.arange(len(NAMES))).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -208,100 +239,112 @@ class _Job:
     part: int | None  # left out
 
 
-def _fit_block(job: _Job) -> HistGradientBoostingClassifier:
-    # On 30 weeks, larger than the design's 120 trees of 8 leaves transferred better.
-    model = HistGradientBoostingClassifier(
-        max_leaf_nodes=16,
-        min_samples_leaf=min(100, max(len(job.rows.y) // 50, 5)),
+def _fit_block(job: _Job) -> tuple[Committee, NDArray[np.float64]]:
+    """Trees and networks of the rows that are not left out; log-odds of those that are."""
+    rows, taught = job.rows, job.rows.part != job.part
+    x, y, weight = rows.x[taught], rows.y[taught], rows.weight[taught]
+    # With many rows, trees of 31 leaves transferred better than the smaller ones before them.
+    trees = HistGradientBoostingClassifier(
+        max_leaf_nodes=31,
+        min_samples_leaf=min(100, max(len(y) // 50, 5)),
         l2_regularization=50.0,
         learning_rate=0.08,
         max_iter=400,
         early_stopping=False,
         random_state=0,
-    )
-    rows, taught = job.rows, job.rows.part != job.part
-    return model.fit(rows.x[taught], rows.y[taught], rows.weight[taught])
+    ).fit(x, y, weight)
+    networks = _fit_networks(x, y, weight, _NETWORKS)
+    committee = Committee((Trees.of(trees), networks))
+    if taught.all():
+        return committee, np.zeros(0)
+    left_out = rows.x[~taught]
+    return committee, (trees.decision_function(left_out) + networks.all_log_odds(left_out)) / 2
 
 
-def _odds(model: HistGradientBoostingClassifier, x: NDArray[Any]) -> NDArray[np.float64]:
-    odds: NDArray[np.float64] = model.decision_function(x)
-    return odds
+def _fit_networks(
+    x: NDArray[Any], y: NDArray[np.bool_], weight: NDArray[np.float64], seeds: int
+) -> Networks:
+    """Networks on (N, C) rows, all on the same rows, each started from a seed of its own."""
+    scale = Scale.of(x)
+    mapped = scale.all(x)
+    batch = min(512, max(len(y) // 8, 8))
+    # Many rows are seen a few times, few rows more often.
+    epochs = int(np.clip(_STEPS * batch // len(y), 10, 100))
+    layers = []
+    for seed in range(seeds):
+        model = MLPClassifier(
+            (128, 64), alpha=0.05, batch_size=batch, max_iter=epochs, tol=0.0, random_state=seed
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # it is to stop early
+            model.fit(mapped, y, weight / weight.mean())
+        layers.append((model.coefs_, model.intercepts_))
+    return Networks(scale, np.median(mapped[~y], axis=0).astype(np.float64), layers)
 
 
 @dataclass(frozen=True)
 class _Form:
-    """One account model: what it sees, and how it is fitted."""
+    """One account model: what it sees, what it is, and whether it has a say in the evidence."""
 
     name: str
     columns: tuple[str, ...]
-    leaves: int  # of a tree; 0 for a logistic regression
-    trees: int = 0
-    monotone: bool = False  # cannot fall as block scores rise
+    trees: int  # of 16 leaves; 0 for networks
+    say: float
 
 
-# Averages of unlike models transfer best; the logistic regression goes on where trees end.
+# Unlike models transfer better together than any of them alone. Those that look at nothing but the
+# account itself draw the bar that keeps anybody from being convicted by company.
+_OWN: Final = _SCORES + _SPREAD + _HABITS
 _FORMS: Final = (
-    _Form("scores", _SCORES, 8, 120, monotone=True),
-    _Form("scores, linear", _SCORES + _SPREAD, 0),
-    _Form("habits", _SCORES + _SPREAD + _HABITS, 16, 200),
-    _Form("company", _SCORES + _SPREAD + _HABITS + _COMPANY, 16, 300),
-    _Form(
-        "company and links",
-        _SCORES + _SPREAD + _HABITS + _COMPANY + _ALIKE + _LINKED,
-        *(16, 300),
-    ),
-    _Form("links", _SCORES + _SPREAD + _COMPANY + _ALIKE + _LINKED, 8, 200),
+    _Form("habits", _OWN, 200, 0.0),
+    _Form("habits, networks", _OWN, 0, 0.0),
+    _Form("company and links", _OWN + _COMPANY + _ALIKE + _LINKED, 300, 1.0),
+    _Form("company and links, networks", _OWN + _COMPANY + _ALIKE + _LINKED, 0, 1.0),
+    _Form("links, networks", _SCORES + _SPREAD + _COMPANY + _ALIKE + _LINKED, 0, 1.0),
 )
 
 
 def _account_models(
-    x: NDArray[np.float64], y: NDArray[np.bool_], weight: NDArray[np.float64], workers: int
+    x: NDArray[np.float32], y: NDArray[np.bool_], weight: NDArray[np.float64], workers: int
 ) -> tuple[AccountModel, ...]:
     with _Pool(workers) as run:
         return tuple(run(_fit_account, [(form, x, y, weight) for form in _FORMS]))
 
 
 def _fit_account(
-    job: tuple[_Form, NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]],
+    job: tuple[_Form, NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]],
 ) -> AccountModel:
     form, x, y, weight = job
     columns = np.array([ACCOUNT_COLUMNS.index(name) for name in form.columns], np.int64)
     x = x[:, columns]
-    if not form.leaves:
-        typical = x.mean(axis=0)
-        deviation = np.maximum(x.std(axis=0), 1e-9)
-        fitted = LogisticRegression(max_iter=500).fit((x - typical) / deviation, y, weight)
-        slope = fitted.coef_[0] / deviation
-        bias = float(fitted.intercept_[0]) - float((slope * typical).sum())
-        return AccountModel(form.name, columns, Linear(bias, slope, typical))
+    if not form.trees:
+        networks = _fit_networks(x, y, weight, _ACCOUNT_NETWORKS)
+        return AccountModel(form.name, columns, networks, form.say)
     model = HistGradientBoostingClassifier(
-        max_leaf_nodes=form.leaves,
+        max_leaf_nodes=16,
         min_samples_leaf=min(100, max(len(y) // 50, 5)),
         l2_regularization=50.0,
         learning_rate=0.08,
         max_iter=form.trees,
-        monotonic_cst=[1, 1, 1, 0] if form.monotone else None,
         early_stopping=False,
         random_state=0,
     ).fit(x, y, weight)
-    return AccountModel(form.name, columns, Trees.of(model))
+    return AccountModel(form.name, columns, Trees.of(model), form.say)
 
 
 def _histories(
-    job: tuple[Week, NDArray[np.float64], TextModels, int],
-) -> tuple[NDArray[np.float64], list[str], NDArray[np.bool_]]:
-    """Account rows as they would have been seen online, after every block of a week."""
-    week, scores, models, number = job
+    job: tuple[Week, NDArray[np.float64], TextModels],
+) -> NDArray[np.float32]:
+    """Account rows as they would have been seen online, one after every block of a week."""
+    week, scores, models = job
     evidence = TextEvidence(models, WEEK_S)
-    rows, accounts, harvests = [], [], []
+    rows = []
     for block, score in zip(week.blocks, scores.tolist(), strict=True):
         row = evidence.add(block, score)
         x = evidence.row(row)
         x[len(OWN_COLUMNS) :] = evidence.others(row, float(x[0]))
-        rows.append(x)
-        accounts.append(f"{number}/{block.account}")
-        harvests.append(week.harvesting[block.account])
-    return np.array(rows), accounts, np.array(harvests)
+        rows.append(x.astype(np.float32))
+    return np.array(rows)
 
 
 def _with_reference(models: TextModels, calibration: Sequence[Week], workers: int) -> TextModels:
@@ -340,12 +383,19 @@ def thinned(week: Week) -> Week:
     return replace(week, blocks=kept)
 
 
-def _weights(accounts: Sequence[str]) -> NDArray[np.float64]:
-    """1/√(rows of the account): busy accounts teach more, but not in proportion."""
-    counts: dict[str, int] = defaultdict(int)
-    for account in accounts:
-        counts[account] += 1
-    return np.array([1.0 / math.sqrt(counts[account]) for account in accounts])
+def _weights(accounts: Sequence[str], campaigns: Sequence[str]) -> NDArray[np.float64]:
+    """1/√(rows of the account) · 1/√(accounts of its campaign), of each row.
+
+    Busy accounts and large campaigns teach more, but not in proportion.
+    """
+    rows = Counter(accounts)
+    members = Counter(dict(zip(accounts, campaigns, strict=True)).values())
+    return np.array(
+        [
+            1.0 / math.sqrt(rows[account] * members[campaign])
+            for account, campaign in zip(accounts, campaigns, strict=True)
+        ]
+    )
 
 
 def _drawn(account: str, parts: int) -> int:

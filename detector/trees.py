@@ -124,6 +124,12 @@ class Trees:
         if not whole:  # two parents have a child in common
             raise ValueError("the nodes of the trees do not fit together")
 
+    @classmethod
+    def silent(cls) -> Trees:
+        """One that has learned nothing: its log-odds are 0."""
+        arrays: dict[str, NDArray[Any]] = {name: np.zeros(1) for name in _NAMES}
+        return cls(0.0, {**arrays, "left": np.full(1, -1), "right": np.full(1, -1)})
+
     @property
     def width(self) -> int:
         """Columns that the trees look at, at least."""

@@ -29,6 +29,7 @@ from benchmarks.detection.event_log import WEEK_START, EventLog, Label
 from benchmarks.detection.identities import Account, Registry
 from benchmarks.detection.material import Material, Traffic
 from benchmarks.detection.sources import SPLITS, Sources, Split, load
+from benchmarks.detection.wordings import composed
 from detector.events import Event
 
 __all__ = ["WEEK_START", "Label", "Settings", "compose", "compose_from", "write"]
@@ -61,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rotation: Rotation = Rotation()
     poison_a_day: float = 0.01
     inputs: bool = True  # False: a log of metadata only
+    composed_wordings: bool = False  # templates and phrases drawn anew, not those of the split
 
     @property
     def thief_accounts(self) -> int:
@@ -95,7 +97,7 @@ def compose_from(
     if settings.traffic != "vectors":
         _compose_text(
             log,
-            Material(sources, rng),
+            Material(sources, rng, composed(rng) if settings.composed_wordings else None),
             rng,
             msgspec.structs.replace(settings, customers=settings.customers - customers_of_vectors),
             settings.thief_accounts - thieves_of_vectors,

@@ -17,6 +17,14 @@ from benchmarks.detection.phrases import Voice
 __all__ = ["KINDS", "SHARES", "Kind", "over", "volume"]
 
 Rng = np.random.Generator
+_STAMPS: Final = (
+    "{text} [{t}]",
+    "{n} {text}",
+    "{text}\nrequest id: {n:08x}",
+    "[probe {t}] {text}",
+    "{text} {n}",
+    "# {n:x}\n{text}",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +290,9 @@ def _eval_texts(material: Material, rng: Rng, n: int) -> list[str]:
         fixed = _application(material, rng, int(rng.integers(15, 200)))
         suite.append(fixed)
     texts = [t for task in suite for t in task]
+    if material.phrases.items and rng.random() < 0.6:
+        item = material.phrases.items[int(rng.integers(len(material.phrases.items)))]
+        texts = [item.replace("{text}", text) for text in texts]
     if rng.random() < 0.2:  # some harnesses shuffle
         texts = _shuffled(rng, texts)
     return (texts * (-(-n // max(len(texts), 1))))[:n]
@@ -304,9 +315,16 @@ def _monitor(material: Material, rng: Rng, n: int, accounts: int) -> list[Traffi
     order = (
         np.arange(len(times)) if rng.random() < 0.7 else rng.integers(len(probes), size=len(times))
     )
-    stamp = rng.random() < 0.15  # some add a time so that no cache answers
+    stamp = rng.random() < (0.4 if material.composed else 0.15)
     texts = [probes[i % len(probes)] for i in order.tolist()]
-    if stamp:
+    if stamp and material.composed:
+        form = _STAMPS[int(rng.integers(len(_STAMPS)))]
+        numbers = rng.integers(10**9, size=len(times)).tolist()
+        texts = [
+            form.format(text=text, t=int(t), n=n)
+            for text, t, n in zip(texts, times.tolist(), numbers, strict=True)
+        ]
+    elif stamp:  # some add a time so that no cache answers
         texts = [f"{text} [{int(t)}]" for text, t in zip(texts, times.tolist(), strict=True)]
     return [Traffic(times, texts)]
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.detection.phrases import Phrases, phrases
 from benchmarks.detection.sources import Person, Sources
+from benchmarks.detection.wordings import fragments, records
 
 __all__ = ["Material", "Shape", "Traffic", "cut", "sample"]
 
@@ -82,9 +83,10 @@ class Shape:
 class Material:
     """What a week may be made of. Everything drawn from it is a function of `rng`."""
 
-    def __init__(self, sources: Sources, rng: Rng) -> None:
+    def __init__(self, sources: Sources, rng: Rng, wordings: Phrases | None = None) -> None:
         self.sources = sources
-        self.phrases: Phrases = phrases(sources.split)
+        self.phrases: Phrases = wordings or phrases(sources.split)
+        self.composed = wordings is not None
         talkers = [p for p in sources.people if len(p.texts) >= _ACCOUNT_MESSAGES]
         quiet = [p for p in sources.people if len(p.texts) < _ACCOUNT_MESSAGES]
         self.their_people, self.people = _divided(rng, talkers)
@@ -156,6 +158,11 @@ class Material:
         """`n` documents of one kind: reviews, articles, dialogues."""
         names = sorted(self.sources.passages)
         texts = self.sources.passages[names[int(rng.integers(len(names)))]]
+        if self.composed:  # and headlines, queries, records
+            style = rng.random()
+            if style < 0.4:
+                make = fragments if style < 0.25 else records
+                return make(rng, texts, n)
         return self.varied(rng, sample(rng, texts, n))
 
     def varied(self, rng: Rng, texts: Sequence[str]) -> list[str]:

@@ -352,6 +352,7 @@ class Phrases:
     elicit: list[str]
     evolve: list[str]
     rules: list[str]
+    items: tuple[str, ...] = ()  # how a suite puts its questions; none: as they are
 
     def company(self, rng: Rng) -> str:
         name = "".join(_some(rng, _SYLLABLES, int(rng.integers(2, 4)))).capitalize()

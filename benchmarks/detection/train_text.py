@@ -32,6 +32,11 @@ __all__ = ["composed_week", "main", "report"]
 
 _Job: TypeAlias = tuple[str, int, Path, Path | None]  # split, seed, data, cache
 SHARES = (0.02, 0.09, 0.23)  # thieves among a week's accounts, in turn
+# What transfers is learned from many different campaigns, more than from many customers. Two weeks
+# of training in three have campaigns of all sizes and the split's own wordings, the third more
+# and smaller campaigns, and wordings of that week alone.
+_LARGE = Settings(thieves=0.4, customers=1300, max_events=450_000)
+_VARIED = msgspec.structs.replace(_LARGE, sizes=(1, 10, 50), composed_wordings=True)
 
 
 def composed_week(
@@ -41,11 +46,9 @@ def composed_week(
     path = cache / f"{split}-{seed}.msgpack" if cache else None
     if path and path.exists():
         return msgspec.msgpack.decode(path.read_bytes(), type=tuple[list[Block], dict[str, Label]])
+    settings = Settings(thieves=SHARES[seed % len(SHARES)])
     if split == "train":
-        # What transfers is learned from many different campaigns, more than from many customers.
-        settings = Settings(thieves=0.4, customers=1300, max_events=450_000)
-    else:
-        settings = Settings(thieves=SHARES[seed % len(SHARES)])
+        settings = _VARIED if seed % 3 == 1 else _LARGE
     events, labels = compose(split, seed, data, settings)  # type: ignore[arg-type]
     measure = PartitionMeasure(0, MeasureSettings())
     blocks = []
@@ -67,6 +70,7 @@ def as_week(blocks: list[Block], labels: dict[str, Label]) -> Week:
         blocks,
         {name: label.harvesting for name, label in labels.items()},
         {name: label.group.split(" ")[0] for name, label in labels.items()},
+        {name: label.campaign for name, label in labels.items() if label.campaign},
     )
 
 
@@ -114,7 +118,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="keep measured weeks here")
-    parser.add_argument("--weeks", type=int, default=60, help="of training")
+    parser.add_argument("--weeks", type=int, default=150, help="of training")
     parser.add_argument("--calibration-weeks", type=int, default=24)
     parser.add_argument("--test-weeks", type=int, default=15)
     parser.add_argument("--workers", type=int, default=2, help="processes")
@@ -131,7 +135,7 @@ def main() -> None:
     models = train(
         taught,
         held,
-        "velvetrope-text-2",
+        "velvetrope-text-3",
         workers=arguments.workers,
         told=lambda step: print(step, flush=True),
     )

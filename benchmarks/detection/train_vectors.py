@@ -257,11 +257,9 @@ def collect(week: Week, model: VectorModel, seed: int) -> Collected:
 def blank() -> VectorModel:
     """A model that knows nothing, to measure with before there is one."""
     n = len(FEATURES)
-    leaf = {name: np.zeros(1) for name in ("feature", "threshold", "value", "root")}
-    silent = Trees(0.0, {**leaf, "left": np.full(1, -1), "right": np.full(1, -1)})
     return VectorModel(
-        silent,
-        silent,
+        Trees.silent(),
+        Trees.silent(),
         np.zeros(6),
         np.zeros(7),
         np.zeros(1),

@@ -11,11 +11,11 @@ import pytest
 from detector.blocks import Identity
 from detector.evidence import TextEvidence
 from detector.explanation import Like, explain_blocks, explain_text
-from detector.score import ACCOUNT_COLUMNS, AccountModel, Linear, shipped
+from detector.score import ACCOUNT_COLUMNS, AccountModel, shipped
 from features import NAMES
 from responders.decisions import Signal
 from tests.detector.small_models import models as small_models
-from tests.detector.small_models import sketch, text_block
+from tests.detector.small_models import sketch, staircase, text_block
 
 MODELS = shipped()
 USED = MODELS.used
@@ -89,16 +89,17 @@ def test_what_no_signal_of_the_worst_block_speaks_for_is_not_lost() -> None:
     """Scores add to the evidence, no feature to the worst block's score, and a habit is named."""
     columns = np.array([ACCOUNT_COLUMNS.index("mean"), ACCOUNT_COLUMNS.index(f"habit.{NAMES[0]}")])
     small = small_models().text
+    steps = staircase(0, -3.0, 6.0, 0.25)
     models = replace(
-        small, accounts=(AccountModel("own", columns, Linear(-1.0, np.ones(2), np.zeros(2))),)
+        small, accounts=tuple(AccountModel("own", columns[[i]], steps) for i in range(2))
     )
     seen = np.zeros(len(ACCOUNT_COLUMNS))
     seen[columns] = 2.5, 4.0
     best = np.full(len(NAMES), -9.0, np.float32)  # below every step of the block model
     base, signals = explain_text(models, seen, best, NOBODY)
     adds = {s.name: s.log_odds for s in signals if s.log_odds}
-    assert adds == pytest.approx({NAMES[0]: 4.0, "requests.other": 2.5})
-    assert base + math.fsum(adds.values()) == pytest.approx(models.odds(seen)) == 5.5
+    assert adds == pytest.approx({NAMES[0]: 3.5, "requests.other": 2.75})
+    assert base + math.fsum(adds.values()) == pytest.approx(models.odds(seen)) == 3.25
 
 
 def test_who_is_suspected_is_no_customer_like_it() -> None:

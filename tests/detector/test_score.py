@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.score import ACCOUNT_COLUMNS, BadModel, Linear, TextModels, shipped
+from detector.score import ACCOUNT_COLUMNS, BadModel, TextModels, shipped
 from tests.detector.small_models import models, text_block
 
 Change = Callable[[dict[str, Any], dict[str, Any]], object]
@@ -55,13 +55,14 @@ def test_the_shipped_models_load_and_know_their_customers() -> None:
     assert np.all(found.reference[1:] >= found.reference[:-1])
     # Only histories past the bar of 5 % of customers have evidence at all.
     assert 0.02 < np.isfinite(found.reference).mean() < 0.1
-    assert len(found.typical) == len(found.used) >= found.block.width
+    assert len(found.typical) == len(found.used)
+    assert all(member.width <= len(found.used) for member in found.block.members)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda arrays, about: about.update(format=99), "model format 99; this program reads 2"),
+        (lambda arrays, about: about.update(format=99), "model format 99; this program reads 3"),
         (lambda arrays, about: about["families"].update(timing=99), "train it again"),
         (lambda arrays, about: about["features"].append("timing.no_such"), "train it again"),
         (lambda arrays, about: about["accounts"][1].pop("bias"), "damaged or not a model"),
@@ -69,9 +70,13 @@ def test_the_shipped_models_load_and_know_their_customers() -> None:
         (lambda arrays, about: about["accounts"].pop(0), "no model looks at an account by itself"),
         (lambda arrays, about: arrays.update(scale=np.ones(3)), "centre or scale is not of"),
         (lambda arrays, about: about.update(own_bar="high"), "damaged or not a model"),
+        (lambda arrays, about: about["block"].clear(), "no model looks at blocks"),
+        (lambda arrays, about: [a.update(say=0) for a in about["accounts"]], "no model has a say"),
+        (lambda arrays, about: about["accounts"][1].update(say=-1.0), "no model has a say"),
+        (lambda arrays, about: about["block"][0].update(kind="linear"), "damaged or not a model"),
         (lambda arrays, about: arrays.pop("description"), "damaged or not a model"),
         (lambda arrays, about: arrays.pop("account2_root"), "damaged or not a model"),
-        (lambda arrays, about: arrays["block_left"].fill(10**6), "do not fit together"),
+        (lambda arrays, about: arrays["block0_left"].fill(10**6), "do not fit together"),
         (
             lambda arrays, about: arrays["account0_feature"].fill(7),
             "the model 'own' does not fit its columns",
@@ -122,9 +127,3 @@ def test_shares_add_up_to_the_log_odds() -> None:
         seen = rng.normal(size=len(ACCOUNT_COLUMNS))
         base, shares = found.shares(seen)
         assert base + shares.sum() == pytest.approx(found.odds(seen), abs=1e-9)
-
-
-def test_a_linear_model_adds_up_its_weights() -> None:
-    model = Linear(-1.0, np.array([2.0, 0.5]), np.array([1.0, 1.0]))
-    assert model.log_odds(np.array([3.0, 4.0])) == 7.0
-    assert model.shares(np.array([3.0, 4.0])).tolist() == [4.0, 1.5]

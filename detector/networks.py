@@ -1,0 +1,255 @@
+"""Small neural networks as plain arrays: the same everywhere, and nothing in them can execute.
+
+Several networks that were started differently are averaged. Each column first goes through a
+piecewise linear map that makes it normally distributed among the training rows, so that what is
+farther out than any of them counts as the farthest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+__all__ = ["Networks", "Scale"]
+
+_LAYERS: Final = ("w1", "b1", "w2", "b2", "w3", "b3")
+_STEPS: Final = 16  # of the path along which shares are integrated
+
+
+@njit(cache=True)
+def _scaled(x, knots, levels, out):  # type: ignore[no-untyped-def]
+    last = knots.shape[1] - 1
+    for c in range(len(out)):
+        low, high = 0, last
+        value = x[c]
+        if value <= knots[c, 0]:
+            out[c] = levels[c, 0]
+            continue
+        if value >= knots[c, last]:
+            out[c] = levels[c, last]
+            continue
+        while high - low > 1:
+            middle = (low + high) // 2
+            if knots[c, middle] <= value:
+                low = middle
+            else:
+                high = middle
+        part = (value - knots[c, low]) / (knots[c, high] - knots[c, low])
+        out[c] = levels[c, low] + part * (levels[c, high] - levels[c, low])
+
+
+@njit(cache=True)
+def _layer(values, weight, bias, rectified, out):  # type: ignore[no-untyped-def]
+    # Inputs add up in order, so that no machine's width of vectors changes a decision.
+    for j in range(len(bias)):
+        out[j] = bias[j]
+    for i in range(len(values)):
+        value = values[i]
+        if value != 0.0:
+            for j in range(len(bias)):
+                out[j] += value * weight[i, j]
+    if rectified:
+        for j in range(len(bias)):
+            out[j] = max(out[j], 0.0)
+
+
+@njit(cache=True)
+def _forward(z, w1, b1, w2, b2, w3, b3):  # type: ignore[no-untyped-def]
+    total = 0.0
+    first, second = np.empty(b1.shape[1]), np.empty(b2.shape[1])
+    for m in range(len(b3)):
+        _layer(z, w1[m], b1[m], True, first)
+        _layer(first, w2[m], b2[m], True, second)
+        odds = b3[m]
+        for j in range(len(second)):
+            odds += second[j] * w3[m, j]
+        total += odds
+    return total / len(b3)
+
+
+@njit(cache=True)
+def _log_odds(x, knots, levels, w1, b1, w2, b2, w3, b3):  # type: ignore[no-untyped-def]
+    z = np.empty(len(knots))
+    _scaled(x, knots, levels, z)
+    return _forward(z, w1, b1, w2, b2, w3, b3)
+
+
+@njit(cache=True)
+def _slopes(z, w1, b1, w2, b2, w3, back2, back1, out):  # type: ignore[no-untyped-def]
+    # The gradient of the mean log-odds at `z` is added to `out`; `back` are weights transposed.
+    first, second = np.empty(b1.shape[1]), np.empty(b2.shape[1])
+    slope = np.empty(b1.shape[1])
+    for m in range(len(w3)):
+        _layer(z, w1[m], b1[m], True, first)
+        _layer(first, w2[m], b2[m], True, second)
+        slope[:] = 0.0
+        for j in range(len(second)):
+            if second[j] > 0.0:
+                for i in range(len(first)):
+                    slope[i] += back2[m, j, i] * w3[m, j]
+        for i in range(len(first)):
+            if first[i] > 0.0:
+                for c in range(len(z)):
+                    out[c] += back1[m, i, c] * slope[i] / len(w3)
+
+
+@njit(cache=True)
+def _integrated(x, knots, levels, usual, w1, b1, w2, b2, w3, back2, back1, steps):  # type: ignore[no-untyped-def]
+    z = np.empty(len(knots))
+    _scaled(x, knots, levels, z)
+    away = z - usual
+    out = np.zeros(len(z))
+    for k in range(steps):
+        _slopes(usual + away * ((k + 0.5) / steps), w1, b1, w2, b2, w3, back2, back1, out)
+    return out * away / steps
+
+
+class Scale:
+    """The map of each column, made from training rows.
+
+    Attributes:
+        knots: float64 (C, K), ascending values of each column.
+        levels: float64 (C, K), what they become; the last ones repeat where values do.
+    """
+
+    def __init__(self, knots: NDArray[np.float64], levels: NDArray[np.float64]) -> None:
+        self.knots = np.ascontiguousarray(knots, dtype=np.float64)
+        self.levels = np.ascontiguousarray(levels, dtype=np.float64)
+
+    @classmethod
+    def of(cls, x: NDArray[Any], points: int = 96) -> Scale:
+        """From training rows, (N, C): `points` quantiles of each column, to normal quantiles."""
+        from scipy.stats import norm
+
+        at = np.linspace(0.0, 1.0, points)
+        normal = norm.ppf(np.clip(at, 1.0 / (2 * points), 1.0 - 1.0 / (2 * points)))
+        knots, levels = np.empty((x.shape[1], points)), np.empty((x.shape[1], points))
+        for c in range(x.shape[1]):
+            values, place = np.unique(np.quantile(x[:, c], at), return_inverse=True)
+            # A value that many rows have becomes the middle of their levels.
+            middle = np.bincount(place, normal) / np.bincount(place)
+            knots[c] = np.pad(values, (0, points - len(values)), constant_values=np.inf)
+            levels[c] = np.pad(middle, (0, points - len(values)), mode="edge")
+        return cls(knots, levels)
+
+    def all(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """The map of many rows, (N, C), without NaN, to float32 (N, C)."""
+        out = np.empty(x.shape, np.float32)
+        for c in range(x.shape[1]):
+            known = np.isfinite(self.knots[c])
+            out[:, c] = np.interp(x[:, c], self.knots[c][known], self.levels[c][known])
+        return out
+
+
+class Networks:
+    """Perceptrons of two hidden layers of rectified units: their log-odds are averaged.
+
+    Args:
+        scale: of the columns.
+        usual: float64 (C,), the mapped row that shares are measured from.
+        layers: arrays of each network: three weights, (C, H), (H, G) and (G, 1), and their biases.
+    """
+
+    ARRAYS: Final = ("knots", "levels", "usual", *_LAYERS)
+
+    def __init__(
+        self,
+        scale: Scale,
+        usual: NDArray[np.float64],
+        layers: Sequence[tuple[Sequence[NDArray[Any]], Sequence[NDArray[Any]]]],
+    ) -> None:
+        self.scale = scale
+        self.usual = np.ascontiguousarray(usual, dtype=np.float64)
+        if not layers or any(len(w) != 3 or len(b) != 3 for w, b in layers):
+            raise ValueError("a network is of three layers, and there must be one")
+        w1, w2, w3 = (_stacked([w[i] for w, _ in layers]) for i in range(3))
+        b1, b2, b3 = (_stacked([b[i] for _, b in layers]) for i in range(3))
+        count, columns, hidden = w1.shape
+        second = w2.shape[-1]
+        shapes = (
+            (self.scale.knots.shape, (columns, self.scale.knots.shape[-1])),
+            (self.scale.levels.shape, self.scale.knots.shape),
+            (self.usual.shape, (columns,)),
+            (w2.shape, (count, hidden, second)),
+            (w3.shape, (count, second, 1)),
+            (b1.shape, (count, hidden)),
+            (b2.shape, (count, second)),
+            (b3.shape, (count, 1)),
+        )
+        # A damaged file must not read outside the arrays.
+        if any(found != wanted for found, wanted in shapes) or self.scale.knots.shape[-1] < 2:
+            raise ValueError("the layers of the networks do not fit together")
+        self._back = tuple(np.ascontiguousarray(w.transpose(0, 2, 1)) for w in (w2, w1))
+        self._layers = (w1, b1, w2, b2, np.ascontiguousarray(w3[:, :, 0]), b3[:, 0].copy())
+
+    @property
+    def width(self) -> int:
+        """Columns that the networks look at."""
+        return len(self.usual)
+
+    def log_odds(self, x: NDArray[np.float64]) -> float:
+        """Mean log-odds of one row, float64 (C,), without NaN."""
+        return float(_log_odds(x, self.scale.knots, self.scale.levels, *self._layers))
+
+    def all_log_odds(self, x: NDArray[Any]) -> NDArray[np.float64]:
+        """Mean log-odds of many rows, (N, C), to float64 (N,): fast, and equal but for rounding."""
+        w1, b1, w2, b2, w3, b3 = (a.astype(np.float32) for a in self._layers)
+        z = self.scale.all(x)
+        total = np.zeros(len(z))
+        for m in range(len(b3)):
+            hidden = np.maximum(np.maximum(z @ w1[m] + b1[m], 0.0) @ w2[m] + b2[m], 0.0)
+            total += hidden @ w3[m] + b3[m]
+        return total / len(b3)
+
+    def shares(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What each column adds to the log-odds of the usual row, float64 (C,).
+
+        Integrated gradients (Sundararajan, Taly and Yan 2017) on the line from the usual row. What
+        the steps of the sum leave is spread over the columns as they are.
+        """
+        shares: NDArray[np.float64] = _integrated(
+            x,
+            *(self.scale.knots, self.scale.levels, self.usual),
+            *self._layers[:-1],
+            *self._back,
+            _STEPS,
+        )
+        left = self.log_odds(x) - float(_forward(self.usual, *self._layers)) - float(shares.sum())
+        size = np.abs(shares)
+        total = float(size.sum())
+        return shares + left * size / total if total > 0.0 else shares
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What `of_arrays` takes. Weights are float32: that is what was learned."""
+        w1, b1, w2, b2, w3, b3 = (a.astype(np.float32) for a in self._layers)
+        return {
+            "knots": self.scale.knots,
+            "levels": self.scale.levels,
+            "usual": self.usual,
+            **dict(zip(_LAYERS, (w1, b1, w2, b2, w3, b3), strict=True)),
+        }
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Networks:
+        """What `arrays` gave.
+
+        Raises:
+            ValueError: they do not fit together.
+        """
+        w1, b1, w2, b2, w3, b3 = (np.asarray(arrays[name]) for name in _LAYERS)
+        if (w1.ndim, w2.ndim, w3.ndim, b1.ndim, b2.ndim, b3.ndim) != (3, 3, 2, 2, 2, 1) or len(
+            {len(a) for a in (w1, w2, w3, b1, b2, b3)}
+        ) != 1:
+            raise ValueError("the layers of the networks do not fit together")
+        layers = [
+            ((w1[m], w2[m], w3[m][:, None]), (b1[m], b2[m], b3[m : m + 1])) for m in range(len(b3))
+        ]
+        return cls(Scale(arrays["knots"], arrays["levels"]), arrays["usual"], layers)
+
+
+def _stacked(parts: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+    return np.ascontiguousarray(np.stack(parts), dtype=np.float64)

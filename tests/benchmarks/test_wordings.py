@@ -1,0 +1,94 @@
+"""Composed wordings: new ones each week, fit to be filled in, and only where they are asked for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.detection.compose import Settings, compose
+from benchmarks.detection.phrases import phrases
+from benchmarks.detection.wordings import composed, fragments, records
+from tests.benchmarks.tiny_sources import write_sources
+
+KNOWN = {
+    *("text", "system", "company", "labels", "language", "number", "topic", "tone"),
+    *("id", "name", "date", "question"),
+}
+
+
+def test_every_template_can_be_filled_and_carries_its_text() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        wordings = composed(rng)
+        assert len(wordings.templates) > 50
+        for template in wordings.templates:
+            bare = template.replace("{{", "").replace("}}", "")
+            slots = re.findall(r"\{(\w*)\}", bare)
+            assert slots.count("text") == 1
+            assert set(slots) <= KNOWN
+            first, second = wordings.fill(rng, template, ["one text", "another"], ["Why?"])
+            assert "one text" in first
+            assert "another" in second
+            assert "{text}" not in first + second
+
+
+def test_evolved_requests_keep_what_they_were_made_of() -> None:
+    rng = np.random.default_rng(2)
+    wordings = composed(rng)
+    for _ in range(100):
+        assert "the first request" in wordings.evolved(rng, "the first request")
+
+
+def test_two_weeks_hardly_share_a_wording_and_none_is_one_written_by_hand() -> None:
+    first, second = composed(np.random.default_rng(3)), composed(np.random.default_rng(4))
+    for name in ("templates", "elicit", "frameworks", "evolve"):
+        one, other = set(getattr(first, name)), set(getattr(second, name))
+        assert len(one & other) < len(one) / 4
+        for split in ("train", "calibrate", "test"):
+            assert one.isdisjoint(getattr(phrases(split), name))
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_week_has_composed_wordings_only_where_they_are_asked_for(
+    asked: bool, tmp_path: Path
+) -> None:
+    write_sources(tmp_path)
+    settings = Settings(customers=60, max_events=4000, families=("chain_of_thought",))
+    if asked:
+        settings = Settings(
+            customers=60, max_events=4000, families=("chain_of_thought",), composed_wordings=True
+        )
+    events, labels = compose("train", 5, tmp_path, settings)
+    sent = " ".join(str(e.input) for e in events if labels[e.account].harvesting)
+    assert sent
+    written = any(phrase in sent for phrase in phrases("train").elicit)
+    assert written is not asked
+
+
+def test_questions_of_a_suite_keep_their_text() -> None:
+    for item in composed(np.random.default_rng(6)).items:
+        assert item.count("{text}") == 1
+        assert re.findall(r"\{(\w+)\}", item) == ["text"]
+
+
+def test_fragments_are_a_few_words_of_the_texts() -> None:
+    texts = ["The river rose by two metres, said Ms Ito.", "A museum opens in May; entry is free."]
+    words = set(re.findall(r"\w+", " ".join(texts).lower()))
+    for seed in range(20):
+        pieces = fragments(np.random.default_rng(seed), texts, 30)
+        assert len(pieces) == 30
+        for piece in pieces:
+            assert set(re.findall(r"\w+", piece.lower())) <= words
+            assert 0 < len(piece.split()) <= 15
+
+
+def test_records_have_the_same_fields_and_other_values() -> None:
+    texts = ["The river rose by two metres, said Ms Ito.", "A museum opens in May; entry is free."]
+    for seed in range(20):
+        rows = records(np.random.default_rng(seed), texts, 12)
+        assert len(rows) == 12
+        assert len(set(rows)) > 1
+        assert min(map(len, rows)) > 0
