@@ -1,10 +1,11 @@
 """Why: an account's evidence as a sum, of what a customer starts with and of named signals.
 
-The evidence is the mean log-odds of the account models. Each of them is a sum over the columns it
-sees: along a tree's path, the change of a node's mean goes to the column of its split (Saabas
-2014). What the columns of block scores add is handed on to the signals of the
-account's most suspicious block, as far as they speak for the same side, by their shares in that
-block's score. Nothing is lost on the way: base and signals add up to the evidence.
+The evidence is the mean log-odds of the account models that have a say in it. Each is a sum over
+the columns it sees: along a tree's path, the change of a node's mean goes to the column of its
+split (Saabas 2014); a network's gradient is integrated from a customer's middle (Sundararajan et
+al. 2017). What the columns of block scores add is handed on to the signals of the account's most
+suspicious block, as far as they speak for the same side, by their shares in that block's score.
+Nothing is lost on the way: base and signals add up to the evidence.
 """
 
 from __future__ import annotations

@@ -223,9 +223,7 @@ class TextModels:
         for number, account in enumerate(self.accounts):
             kind, parts = _described(account.model)
             columns = [ACCOUNT_COLUMNS[i] for i in account.columns]
-            described.append(
-                {"name": account.name, "columns": columns, "say": account.say, **kind}
-            )
+            described.append({"name": account.name, "columns": columns, "say": account.say, **kind})
             arrays |= {f"account{number}_{key}": array for key, array in parts.items()}
         about = {
             "format": _FORMAT,

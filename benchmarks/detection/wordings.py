@@ -5,7 +5,6 @@ are drawn anew for each week, so what it can learn is what templates have in com
 uses them: the weeks that calibrate and test have wordings that were written by hand.
 """
 
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
