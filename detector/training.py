@@ -104,6 +104,7 @@ def train(
     calibration: Sequence[Week],
     name: str,
     *,
+    others: Sequence[Week] = (),
     workers: int = 1,
     told: Callable[[str], None] = lambda _: None,
 ) -> TextModels:
@@ -113,6 +114,8 @@ def train(
         weeks: teach the models.
         calibration: their customers are what evidence is compared with; no account is in both.
         name: of the models, stamped on decisions.
+        others: calibration too, but of unlike sources: at each rate the reference is the higher
+            evidence of the two, as nobody knows which of them a deployment resembles.
         workers: processes.
         told: is told what is being done.
 
@@ -158,8 +161,8 @@ def train(
     x = np.concatenate(histories)
     told(f"account models: {len(rows.y):,} rows")
     models = replace(untaught, accounts=_account_models(x, rows.y, rows.weight, workers))
-    told(f"reference: {len(calibration)} weeks")
-    return _with_reference(models, calibration, workers)
+    told(f"reference: {len(calibration) + len(others)} weeks")
+    return _with_reference(models, calibration, others, workers)
 
 
 def evidence_of(week: Week, models: TextModels) -> dict[str, tuple[float, float]]:
@@ -347,15 +350,26 @@ def _histories(
     return np.array(rows)
 
 
-def _with_reference(models: TextModels, calibration: Sequence[Week], workers: int) -> TextModels:
-    def of_customers(models: TextModels) -> NDArray[np.float64]:
+def _with_reference(
+    models: TextModels, calibration: Sequence[Week], others: Sequence[Week], workers: int
+) -> TextModels:
+    def of_customers(models: TextModels, weeks: Sequence[Week]) -> NDArray[np.float64]:
         with _Pool(workers) as run:
-            found = run(_evidence_of_customers, [(one, models) for one in calibration])
+            found = run(_evidence_of_customers, [(one, models) for one in weeks])
         return np.concatenate(found)
 
-    own = of_customers(models)[:, 0]
+    own = of_customers(models, calibration)[:, 0]
     models = replace(models, own_bar=float(np.quantile(own, 0.95)))
-    return replace(models, reference=np.sort(of_customers(models)[:, 1]))
+    reference = np.sort(of_customers(models, calibration)[:, 1])
+    if others:
+        reference = _higher(reference, of_customers(models, others)[:, 1])
+    return replace(models, reference=reference)
+
+
+def _higher(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The higher of two samples at each of the first one's ranks, ascending."""
+    ranks = np.arange(1, len(first) + 1) / len(first)
+    return np.maximum(np.sort(first), np.quantile(second, ranks, method="higher"))
 
 
 def _evidence_of_customers(job: tuple[Week, TextModels]) -> NDArray[np.float64]:

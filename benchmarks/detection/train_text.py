@@ -3,7 +3,8 @@
     python -m benchmarks.detection.train_text --data DIR --out detector/models/text.npz
 
 Weeks of the `train` sources teach the block model and the account models, weeks of the `calibrate`
-sources set the bar and the reference, weeks of the `test` sources are only counted.
+sources set the bar, and with as many weeks of the sources that the project makes itself the
+reference; weeks of the `test` sources are only counted.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from detector.training import Week, evidence_of, thinned, train
 
 __all__ = ["composed_week", "main", "report"]
 
-_Job: TypeAlias = tuple[str, int, Path, Path | None]  # split, seed, data, cache
+_Job: TypeAlias = tuple[str, int, Path | None, Path | None]  # split, seed, data, cache
 SHARES = (0.02, 0.09, 0.23)  # thieves among a week's accounts, in turn
 # What transfers is learned from many different campaigns, more than from many customers. Two weeks
 # of training in three have campaigns of all sizes and the split's own wordings, the third more
@@ -40,10 +41,14 @@ _VARIED = msgspec.structs.replace(_LARGE, sizes=(1, 10, 50), composed_wordings=T
 
 
 def composed_week(
-    split: str, seed: int, data: Path, cache: Path | None
+    split: str, seed: int, data: Path | None, cache: Path | None
 ) -> tuple[list[Block], dict[str, Label]]:
-    """Compose a week and measure it; blocks too short to be scored are left out."""
-    path = cache / f"{split}-{seed}.msgpack" if cache else None
+    """Compose a week and measure it; blocks too short to be scored are left out.
+
+    Without `data` its sources are those that the project makes itself.
+    """
+    made = "" if data else "built-in-"
+    path = cache / f"{made}{split}-{seed}.msgpack" if cache else None
     if path and path.exists():
         return msgspec.msgpack.decode(path.read_bytes(), type=tuple[list[Block], dict[str, Label]])
     settings = Settings(thieves=SHARES[seed % len(SHARES)])
@@ -131,11 +136,15 @@ def main() -> None:
 
     with ProcessPoolExecutor(arguments.workers) as pool:
         taught = list(pool.map(_teaches, jobs("train", arguments.weeks)))
-        held = list(pool.map(_calibrates, jobs("calibrate", arguments.calibration_weeks)))
+        held = jobs("calibrate", arguments.calibration_weeks)
+        unlike: list[_Job] = [(split, seed, None, cache) for split, seed, _, cache in held]
+        calibration = list(pool.map(_calibrates, held))
+        others = list(pool.map(_calibrates, unlike))
     models = train(
         taught,
-        held,
+        calibration,
         "velvetrope-text-3",
+        others=others,
         workers=arguments.workers,
         told=lambda step: print(step, flush=True),
     )

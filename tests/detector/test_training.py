@@ -161,3 +161,21 @@ def test_too_little_is_refused_with_what_there_is(
 ) -> None:
     with pytest.raises(TooLittle, match=message):
         train(taught, calibration, "tiny")
+
+
+def test_the_reference_is_the_higher_of_two_unlike_sets_of_customers(models: TextModels) -> None:
+    worse = []  # customers who look like thieves
+    for one in (week(7), week(8)):
+        family = dict.fromkeys(one.family, "customer")
+        worse.append(Week(one.blocks, dict.fromkeys(one.harvesting, False), family))
+    cautious = train(TAUGHT, CALIBRATION, "tiny", others=worse)
+    assert len(cautious.reference) == len(models.reference)
+    assert cautious.own_bar == models.own_bar
+    assert np.all(cautious.reference >= models.reference)
+    assert np.all(np.diff(cautious.reference) >= 0.0)
+    assert caught(cautious, [week(5)], 0.1)[True][0] < caught(models, [week(5)], 0.1)[True][0]
+    # Customers without any evidence raise nothing.
+    easy = [Week(one.blocks[:1], one.harvesting, one.family) for one in worse]
+    assert np.array_equal(
+        train(TAUGHT, CALIBRATION, "tiny", others=easy).reference, models.reference
+    )
