@@ -104,7 +104,7 @@ class Log:
 
 @functools.cache
 def day() -> Log:
-    events = list(Sample(7, 30, 4).events(1))
+    events = list(Sample(11, 30, 4).events(1))
     ends = max(float(event.ts) for event in events)
     shift = time.time() - ends
     for event in events:
