@@ -8,6 +8,7 @@ farther out than any of them counts as the farthest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -112,8 +113,8 @@ class Scale:
     """The map of each column, made from training rows.
 
     Attributes:
-        knots: float64 (C, K), ascending values of each column.
-        levels: float64 (C, K), what they become; the last ones repeat where values do.
+        knots: float64 (C, K), ascending values of each column, then infinity where they are fewer.
+        levels: float64 (C, K), what they become, the last one repeated there.
     """
 
     def __init__(self, knots: NDArray[np.float64], levels: NDArray[np.float64]) -> None:
@@ -148,48 +149,64 @@ class Scale:
 class Networks:
     """Perceptrons of two hidden layers of rectified units: their log-odds are averaged.
 
-    Args:
-        scale: of the columns.
-        usual: float64 (C,), the mapped row that shares are measured from.
-        layers: arrays of each network: three weights, (C, H), (H, G) and (G, 1), and their biases.
+    Arrays of M networks: `knots` and `levels` of a `Scale`, `usual` (C,), the mapped row that
+    shares are measured from, weights `w1` (M, C, H), `w2` (M, H, G), `w3` (M, G), and biases `b1`
+    (M, H), `b2` (M, G), `b3` (M,).
+
+    Raises:
+        ValueError: they do not fit together.
     """
 
     ARRAYS: Final = ("knots", "levels", "usual", *_LAYERS)
 
-    def __init__(
-        self,
-        scale: Scale,
-        usual: NDArray[np.float64],
-        layers: Sequence[tuple[Sequence[NDArray[Any]], Sequence[NDArray[Any]]]],
-    ) -> None:
-        self.scale = scale
-        self.usual = np.ascontiguousarray(usual, dtype=np.float64)
-        if not layers or any(len(w) != 3 or len(b) != 3 for w, b in layers):
-            raise ValueError("a network is of three layers, and there must be one")
-        w1, w2, w3 = (_stacked([w[i] for w, _ in layers]) for i in range(3))
-        b1, b2, b3 = (_stacked([b[i] for _, b in layers]) for i in range(3))
-        count, columns, hidden = w1.shape
-        second = w2.shape[-1]
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.scale = Scale(arrays["knots"], arrays["levels"])
+        self.usual = np.ascontiguousarray(arrays["usual"], dtype=np.float64)
+        w1, b1, w2, b2, w3, b3 = (
+            np.ascontiguousarray(arrays[name], dtype=np.float64) for name in _LAYERS
+        )
+        knots = self.scale.knots.shape
+        count, columns, hidden = w1.shape if w1.ndim == 3 else (0, 0, 0)
         shapes = (
-            (self.scale.knots.shape, (columns, self.scale.knots.shape[-1])),
-            (self.scale.levels.shape, self.scale.knots.shape),
+            (knots, (columns, knots[-1])),
+            (self.scale.levels.shape, knots),
             (self.usual.shape, (columns,)),
-            (w2.shape, (count, hidden, second)),
-            (w3.shape, (count, second, 1)),
+            (w2.shape, (count, hidden, b2.shape[-1])),
+            (w3.shape, b2.shape),
             (b1.shape, (count, hidden)),
-            (b2.shape, (count, second)),
-            (b3.shape, (count, 1)),
+            (b2.shape, (count, b2.shape[-1])),
+            (b3.shape, (count,)),
         )
         # A damaged file must not read outside the arrays.
-        if any(found != wanted for found, wanted in shapes) or self.scale.knots.shape[-1] < 2:
+        if any(found != wanted for found, wanted in shapes) or not count or knots[-1] < 2:
             raise ValueError("the layers of the networks do not fit together")
         self._back = tuple(np.ascontiguousarray(w.transpose(0, 2, 1)) for w in (w2, w1))
-        self._layers = (w1, b1, w2, b2, np.ascontiguousarray(w3[:, :, 0]), b3[:, 0].copy())
+        self._layers = (w1, b1, w2, b2, w3, b3)
+
+    @classmethod
+    def of(cls, scale: Scale, usual: NDArray[Any], models: Sequence[Any]) -> Networks:
+        """Fitted binary `sklearn.neural_network.MLPClassifier`s of two hidden layers each.
+
+        Args:
+            scale: of the rows that they were fitted to.
+            usual: (C,), mapped.
+            models: one at least.
+        """
+        weights = [np.stack([model.coefs_[i] for model in models]) for i in range(3)]
+        biases = [np.stack([model.intercepts_[i] for model in models]) for i in range(3)]
+        weights[2], biases[2] = weights[2][:, :, 0], biases[2][:, 0]
+        layers = [array for pair in zip(weights, biases, strict=True) for array in pair]
+        of_scale = {"knots": scale.knots, "levels": scale.levels}
+        return cls({**of_scale, "usual": usual, **dict(zip(_LAYERS, layers, strict=True))})
 
     @property
     def width(self) -> int:
         """Columns that the networks look at."""
         return len(self.usual)
+
+    @cached_property
+    def _base(self) -> float:
+        return float(_forward(self.usual, *self._layers))
 
     def log_odds(self, x: NDArray[np.float64]) -> float:
         """Mean log-odds of one row, float64 (C,), without NaN."""
@@ -218,38 +235,17 @@ class Networks:
             *self._back,
             _STEPS,
         )
-        left = self.log_odds(x) - float(_forward(self.usual, *self._layers)) - float(shares.sum())
+        left = self.log_odds(x) - self._base - float(shares.sum())
         size = np.abs(shares)
         total = float(size.sum())
         return shares + left * size / total if total > 0.0 else shares
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What `of_arrays` takes. Weights are float32: that is what was learned."""
-        w1, b1, w2, b2, w3, b3 = (a.astype(np.float32) for a in self._layers)
+        """What the constructor takes. Weights are float32: that is what was learned."""
+        layers = (array.astype(np.float32) for array in self._layers)
         return {
             "knots": self.scale.knots,
             "levels": self.scale.levels,
             "usual": self.usual,
-            **dict(zip(_LAYERS, (w1, b1, w2, b2, w3, b3), strict=True)),
+            **dict(zip(_LAYERS, layers, strict=True)),
         }
-
-    @classmethod
-    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Networks:
-        """What `arrays` gave.
-
-        Raises:
-            ValueError: they do not fit together.
-        """
-        w1, b1, w2, b2, w3, b3 = (np.asarray(arrays[name]) for name in _LAYERS)
-        if (w1.ndim, w2.ndim, w3.ndim, b1.ndim, b2.ndim, b3.ndim) != (3, 3, 2, 2, 2, 1) or len(
-            {len(a) for a in (w1, w2, w3, b1, b2, b3)}
-        ) != 1:
-            raise ValueError("the layers of the networks do not fit together")
-        layers = [
-            ((w1[m], w2[m], w3[m][:, None]), (b1[m], b2[m], b3[m : m + 1])) for m in range(len(b3))
-        ]
-        return cls(Scale(arrays["knots"], arrays["levels"]), arrays["usual"], layers)
-
-
-def _stacked(parts: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-    return np.ascontiguousarray(np.stack(parts), dtype=np.float64)

@@ -305,7 +305,7 @@ def _model(file: Any, prefix: str, described: Mapping[str, Any]) -> Trees | Netw
         return {name: file[f"{prefix}_{name}"] for name in names}
 
     if described["kind"] == "networks":
-        return Networks.of_arrays(arrays(*Networks.ARRAYS))
+        return Networks(arrays(*Networks.ARRAYS))
     if described["kind"] == "trees":
         return Trees(described["bias"], arrays(*_TREE_ARRAYS))
     raise ValueError(f"a model of the kind {described['kind']!r}")

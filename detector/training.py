@@ -247,15 +247,7 @@ def _fit_block(job: _Job) -> tuple[Committee, NDArray[np.float64]]:
     rows, taught = job.rows, job.rows.part != job.part
     x, y, weight = rows.x[taught], rows.y[taught], rows.weight[taught]
     # With many rows, trees of 31 leaves transferred better than the smaller ones before them.
-    trees = HistGradientBoostingClassifier(
-        max_leaf_nodes=31,
-        min_samples_leaf=min(100, max(len(y) // 50, 5)),
-        l2_regularization=50.0,
-        learning_rate=0.08,
-        max_iter=400,
-        early_stopping=False,
-        random_state=0,
-    ).fit(x, y, weight)
+    trees = _fit_trees(x, y, weight, leaves=31, trees=400)
     networks = _fit_networks(x, y, weight, _NETWORKS)
     committee = Committee((Trees.of(trees), networks))
     if taught.all():
@@ -273,16 +265,30 @@ def _fit_networks(
     batch = min(512, max(len(y) // 8, 8))
     # Many rows are seen a few times, few rows more often.
     epochs = int(np.clip(_STEPS * batch // len(y), 10, 100))
-    layers = []
+    models = []
     for seed in range(seeds):
         model = MLPClassifier(
             (128, 64), alpha=0.05, batch_size=batch, max_iter=epochs, tol=0.0, random_state=seed
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # it is to stop early
-            model.fit(mapped, y, weight / weight.mean())
-        layers.append((model.coefs_, model.intercepts_))
-    return Networks(scale, np.median(mapped[~y], axis=0).astype(np.float64), layers)
+            models.append(model.fit(mapped, y, weight / weight.mean()))
+    return Networks.of(scale, np.median(mapped[~y], axis=0), models)
+
+
+def _fit_trees(
+    x: NDArray[Any], y: NDArray[np.bool_], weight: NDArray[np.float64], leaves: int, trees: int
+) -> HistGradientBoostingClassifier:
+    """Boosted trees, strongly ridged, on (N, C) rows."""
+    return HistGradientBoostingClassifier(
+        max_leaf_nodes=leaves,
+        min_samples_leaf=min(100, max(len(y) // 50, 5)),
+        l2_regularization=50.0,
+        learning_rate=0.08,
+        max_iter=trees,
+        early_stopping=False,
+        random_state=0,
+    ).fit(x, y, weight)
 
 
 @dataclass(frozen=True)
@@ -320,19 +326,12 @@ def _fit_account(
     form, x, y, weight = job
     columns = np.array([ACCOUNT_COLUMNS.index(name) for name in form.columns], np.int64)
     x = x[:, columns]
-    if not form.trees:
-        networks = _fit_networks(x, y, weight, _ACCOUNT_NETWORKS)
-        return AccountModel(form.name, columns, networks, form.say)
-    model = HistGradientBoostingClassifier(
-        max_leaf_nodes=16,
-        min_samples_leaf=min(100, max(len(y) // 50, 5)),
-        l2_regularization=50.0,
-        learning_rate=0.08,
-        max_iter=form.trees,
-        early_stopping=False,
-        random_state=0,
-    ).fit(x, y, weight)
-    return AccountModel(form.name, columns, Trees.of(model), form.say)
+    model: Trees | Networks
+    if form.trees:
+        model = Trees.of(_fit_trees(x, y, weight, leaves=16, trees=form.trees))
+    else:
+        model = _fit_networks(x, y, weight, _ACCOUNT_NETWORKS)
+    return AccountModel(form.name, columns, model, form.say)
 
 
 def _histories(
@@ -362,14 +361,10 @@ def _with_reference(
     models = replace(models, own_bar=float(np.quantile(own, 0.95)))
     reference = np.sort(of_customers(models, calibration)[:, 1])
     if others:
-        reference = _higher(reference, of_customers(models, others)[:, 1])
+        ranks = np.arange(1, len(reference) + 1) / len(reference)
+        unlike = np.quantile(of_customers(models, others)[:, 1], ranks, method="higher")
+        reference = np.maximum(reference, unlike)
     return replace(models, reference=reference)
-
-
-def _higher(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The higher of two samples at each of the first one's ranks, ascending."""
-    ranks = np.arange(1, len(first) + 1) / len(first)
-    return np.maximum(np.sort(first), np.quantile(second, ranks, method="higher"))
 
 
 def _evidence_of_customers(job: tuple[Week, TextModels]) -> NDArray[np.float64]:

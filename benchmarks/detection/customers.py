@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.detection import arrivals
 from benchmarks.detection.arrivals import DAY, WEEK
 from benchmarks.detection.material import Material, Shape, Traffic, cut, sample
-from benchmarks.detection.phrases import Voice
+from benchmarks.detection.phrases import Voice, any_of
 
 __all__ = ["KINDS", "SHARES", "Kind", "over", "volume"]
 
@@ -291,7 +291,7 @@ def _eval_texts(material: Material, rng: Rng, n: int) -> list[str]:
         suite.append(fixed)
     texts = [t for task in suite for t in task]
     if material.phrases.items and rng.random() < 0.6:
-        item = material.phrases.items[int(rng.integers(len(material.phrases.items)))]
+        item = any_of(rng, material.phrases.items)
         texts = [item.replace("{text}", text) for text in texts]
     if rng.random() < 0.2:  # some harnesses shuffle
         texts = _shuffled(rng, texts)
@@ -317,15 +317,15 @@ def _monitor(material: Material, rng: Rng, n: int, accounts: int) -> list[Traffi
     )
     stamp = rng.random() < (0.4 if material.composed else 0.15)
     texts = [probes[i % len(probes)] for i in order.tolist()]
-    if stamp and material.composed:
-        form = _STAMPS[int(rng.integers(len(_STAMPS)))]
-        numbers = rng.integers(10**9, size=len(times)).tolist()
+    if stamp:  # some add a time, or a number, so that no cache answers
+        form, numbers = _STAMPS[0], [0] * len(times)
+        if material.composed:
+            form = any_of(rng, _STAMPS)
+            numbers = rng.integers(10**9, size=len(times)).tolist()
         texts = [
             form.format(text=text, t=int(t), n=n)
             for text, t, n in zip(texts, times.tolist(), numbers, strict=True)
         ]
-    elif stamp:  # some add a time so that no cache answers
-        texts = [f"{text} [{int(t)}]" for text, t in zip(texts, times.tolist(), strict=True)]
     return [Traffic(times, texts)]
 
 

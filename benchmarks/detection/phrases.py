@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.detection.sources import Split, third
 
-__all__ = ["Phrases", "Voice", "phrases"]
+__all__ = ["Phrases", "Voice", "any_of", "phrases", "some_of"]
 
 Rng = np.random.Generator
 
@@ -355,13 +355,13 @@ class Phrases:
     items: tuple[str, ...] = ()  # how a suite puts its questions; none: as they are
 
     def company(self, rng: Rng) -> str:
-        name = "".join(_some(rng, _SYLLABLES, int(rng.integers(2, 4)))).capitalize()
+        name = "".join(some_of(rng, _SYLLABLES, int(rng.integers(2, 4)))).capitalize()
         return name + str(rng.choice(["", " Ltd", " GmbH", " Inc.", " Labs", " Group"]))
 
     def system(self, rng: Rng) -> str:
         """A system prompt of one customer: 60 to 900 characters, said in one of several ways."""
-        company, role, field = self.company(rng), _one(rng, _ROLES), _one(rng, _FIELDS)
-        opening = _one(
+        company, role, field = self.company(rng), any_of(rng, _ROLES), any_of(rng, _FIELDS)
+        opening = any_of(
             rng,
             (
                 f"You are the {role} of {company}, a company for {field}.",
@@ -371,24 +371,24 @@ class Phrases:
                 f"# {company}\nRole: {role}\nDomain: {field}",
             ),
         )
-        rules = _some(rng, self.rules, int(rng.integers(0, len(self.rules) + 1)))
-        joint = _one(rng, (" ", "\n", "\n- "))
+        rules = some_of(rng, self.rules, int(rng.integers(0, len(self.rules) + 1)))
+        joint = any_of(rng, (" ", "\n", "\n- "))
         return joint.join([opening, *rules])
 
     def tools(self, rng: Rng) -> str:
         """An agent's system prompt: its tools with their parameters, 400 to 3,000 characters."""
         lines = [f"You are {self.company(rng)}'s coding agent. Call one tool at a time.", "Tools:"]
-        for verb in _some(rng, _VERBS, int(rng.integers(3, 14))):
+        for verb in some_of(rng, _VERBS, int(rng.integers(3, 14))):
             parameters = ", ".join(
-                f"{_one(rng, _LABELS)}: {_one(rng, ('string', 'integer', 'boolean'))}"
+                f"{any_of(rng, _LABELS)}: {any_of(rng, ('string', 'integer', 'boolean'))}"
                 for _ in range(int(rng.integers(1, 4)))
             )
-            lines.append(f"- {verb}({parameters}): {_one(rng, self.rules)}")
-        return "\n".join(lines + _some(rng, self.rules, int(rng.integers(0, 6))))
+            lines.append(f"- {verb}({parameters}): {any_of(rng, self.rules)}")
+        return "\n".join(lines + some_of(rng, self.rules, int(rng.integers(0, 6))))
 
     def action(self, rng: Rng) -> str:
         """One step of an agent."""
-        return f'{_one(rng, _VERBS)}({_one(rng, _LABELS)}="{_one(rng, _SYLLABLES)}{_one(rng, _SYLLABLES)}/{int(rng.integers(999))}")'
+        return f'{any_of(rng, _VERBS)}({any_of(rng, _LABELS)}="{any_of(rng, _SYLLABLES)}{any_of(rng, _SYLLABLES)}/{int(rng.integers(999))}")'
 
     def fill(
         self, rng: Rng, template: str, texts: Sequence[str], questions: Sequence[str]
@@ -397,11 +397,11 @@ class Phrases:
         constant = {
             "system": self.system(rng),
             "company": self.company(rng),
-            "labels": ", ".join(_some(rng, _LABELS, int(rng.integers(2, 8)))),
-            "language": _one(rng, _LANGUAGES),
+            "labels": ", ".join(some_of(rng, _LABELS, int(rng.integers(2, 8)))),
+            "language": any_of(rng, _LANGUAGES),
             "number": str(int(rng.integers(5, 120))),
-            "topic": _one(rng, _FIELDS),
-            "tone": _one(rng, _TONES),
+            "topic": any_of(rng, _FIELDS),
+            "tone": any_of(rng, _TONES),
         }
         parts = re.split(r"\{(\w+)\}", template.replace("{{", "\0").replace("}}", "\1"))
         parts[::2] = [part.replace("\0", "{").replace("\1", "}") for part in parts[::2]]
@@ -432,7 +432,7 @@ class Phrases:
 
     def evolved(self, rng: Rng, text: str) -> str:
         """A new request made of one that was sent already."""
-        return _one(rng, self.evolve).format(
+        return any_of(rng, self.evolve).format(
             text=text,
             topic=self.topic(rng),
             name=self.name(rng),
@@ -441,13 +441,13 @@ class Phrases:
         )
 
     def topic(self, rng: Rng) -> str:
-        return f"{_one(rng, _TONES)} {_one(rng, _FIELDS)} and {_one(rng, _LABELS)} for {_one(rng, _ROLES)}s"
+        return f"{any_of(rng, _TONES)} {any_of(rng, _FIELDS)} and {any_of(rng, _LABELS)} for {any_of(rng, _ROLES)}s"
 
     def name(self, rng: Rng) -> str:
-        return _one(rng, _NAMES)
+        return any_of(rng, _NAMES)
 
     def language(self, rng: Rng) -> str:
-        return _one(rng, _LANGUAGES)
+        return any_of(rng, _LANGUAGES)
 
 
 def phrases(split: Split) -> Phrases:
@@ -460,11 +460,13 @@ def phrases(split: Split) -> Phrases:
     return Phrases(*map(share, (_FRAMEWORKS, _TEMPLATES, _ELICIT, _EVOLVE, _RULES)))
 
 
-def _one(rng: Rng, choices: Sequence[str]) -> str:
+def any_of(rng: Rng, choices: Sequence[str]) -> str:
+    """Any of them."""
     return choices[int(rng.integers(len(choices)))]
 
 
-def _some(rng: Rng, choices: Sequence[str], count: int) -> list[str]:
+def some_of(rng: Rng, choices: Sequence[str], count: int) -> list[str]:
+    """So many of them, or all, in any order."""
     order = rng.permutation(len(choices))[:count]
     return [choices[i] for i in order.tolist()]
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.detection.phrases import Phrases
+from benchmarks.detection.phrases import Phrases, any_of, some_of
 
 __all__ = ["composed", "fragments", "records"]
 
@@ -186,8 +186,8 @@ def records(rng: Rng, texts: Sequence[str], n: int) -> list[str]:
     """`n` records of one table or log: the same fields each time, their values words or numbers."""
     fields = _some(rng, _COLUMNS, 2, 8)
     kinds = rng.integers(4, size=len(fields)).tolist()
-    form = _one(rng, ("{k}: {v}", "{k}={v}", '"{k}": "{v}"', "{v}", "<{k}>{v}</{k}>"))
-    joint = _one(rng, (", ", "\n", " | ", "; ", "\t", " "))
+    form = any_of(rng, ("{k}: {v}", "{k}={v}", '"{k}": "{v}"', "{v}", "<{k}>{v}</{k}>"))
+    joint = any_of(rng, (", ", "\n", " | ", "; ", "\t", " "))
     first = int(rng.integers(1, 100_000))
     words = " ".join(texts[i] for i in rng.integers(len(texts), size=40).tolist()).split()
     vocabulary = words[: int(rng.integers(20, len(words) + 20))]
@@ -201,7 +201,7 @@ def records(rng: Rng, texts: Sequence[str], n: int) -> list[str]:
                 values.append(f"{float(rng.lognormal(3.0, 2.0)):.2f}")
             else:
                 size = 1 if kind == 2 else int(rng.integers(1, 7))
-                values.append(" ".join(_one(rng, vocabulary) for _ in range(size)))
+                values.append(" ".join(any_of(rng, vocabulary) for _ in range(size)))
         pairs = zip(fields, values, strict=True)
         out.append(joint.join(form.format(k=k, v=v) for k, v in pairs))
     return out
@@ -211,25 +211,20 @@ def _several(rng: Rng, make: Callable[[Rng], str], count: int) -> list[str]:
     return list(dict.fromkeys(make(rng) for _ in range(count)))
 
 
-def _one(rng: Rng, parts: Sequence[str]) -> str:
-    return parts[int(rng.integers(len(parts)))]
-
-
 def _some(rng: Rng, parts: Sequence[str], least: int, most: int) -> list[str]:
-    count = int(rng.integers(least, most + 1))
-    return [parts[i] for i in rng.permutation(len(parts))[:count].tolist()]
+    return some_of(rng, parts, int(rng.integers(least, most + 1)))
 
 
 def _instruction(rng: Rng, kind: str) -> str:
-    task = _one(rng, _TASKS).replace("{kind}", kind)
+    task = any_of(rng, _TASKS).replace("{kind}", kind)
     qualified = " ".join([task, *_some(rng, _QUALIFIERS, 0, 2)])
-    return qualified + _one(rng, (".", ".", "", ":", "!"))
+    return qualified + any_of(rng, (".", ".", "", ":", "!"))
 
 
 def _wrapped(rng: Rng, kind: str) -> str:
     """The text with its label, in one of the ways of marking where it starts and ends."""
     name = kind.capitalize()
-    return _one(
+    return any_of(
         rng,
         (
             "{text}",
@@ -253,10 +248,10 @@ def _wrapped(rng: Rng, kind: str) -> str:
 
 
 def _template(rng: Rng) -> str:
-    kind = _one(rng, _KINDS)
+    kind = any_of(rng, _KINDS)
     text = _wrapped(rng, kind)
     if rng.random() < 0.3:
-        text = _one(rng, ("\n", " ", " | ", "\n")).join([*_some(rng, _FIELDS, 1, 3), text])
+        text = any_of(rng, ("\n", " ", " | ", "\n")).join([*_some(rng, _FIELDS, 1, 3), text])
     if rng.random() < 0.15:  # a bare record: nothing says what is to be done with it
         return text if text != "{text}" else f"{kind}: {{text}}"
     parts = [text]
@@ -267,27 +262,27 @@ def _template(rng: Rng) -> str:
     if rng.random() < 0.4:
         parts.insert(0, "{system}")
     if rng.random() < 0.15:
-        parts.append(_one(rng, ("Question: {question}", "{question}", "Q: {question}")))
+        parts.append(any_of(rng, ("Question: {question}", "{question}", "Q: {question}")))
     if rng.random() < 0.05:  # customers too want to see the reasons
         parts.append(_elicit(rng))
     if rng.random() < 0.4:
-        parts.append(_one(rng, _CUES))
-    return _one(rng, ("\n", "\n\n", "\n\n", " ")).join(parts)
+        parts.append(any_of(rng, _CUES))
+    return any_of(rng, ("\n", "\n\n", "\n\n", " ")).join(parts)
 
 
 def _item(rng: Rng) -> str:
-    asked = _wrapped(rng, _one(rng, ("question", "problem", "task", "exercise", "input", "item")))
+    asked = _wrapped(rng, any_of(rng, ("question", "problem", "task", "exercise", "input", "item")))
     parts = [asked.replace("{{", "{").replace("}}", "}")]
     if rng.random() < 0.3:
-        parts.insert(0, f"{_one(rng, _TASKS).replace('{kind}', 'question')}.")
+        parts.insert(0, f"{any_of(rng, _TASKS).replace('{kind}', 'question')}.")
     if rng.random() < 0.6:
-        parts.append(_one(rng, _CUES))
-    return _one(rng, ("\n", "\n\n", " ")).join(parts)
+        parts.append(any_of(rng, _CUES))
+    return any_of(rng, ("\n", "\n\n", " ")).join(parts)
 
 
 def _framework(rng: Rng) -> str:
-    role = _one(rng, _ROLES).replace(
-        "{tone}", _one(rng, ("helpful", "friendly", "precise", "calm"))
+    role = any_of(rng, _ROLES).replace(
+        "{tone}", any_of(rng, ("helpful", "friendly", "precise", "calm"))
     )
     habits = _some(rng, _HABITS, 1, 7)
     form = rng.random()
@@ -299,26 +294,26 @@ def _framework(rng: Rng) -> str:
         said = f"# System\n{role}; " + ", ".join(habits) + ".\n# Input"
     else:
         said = f"<system>{role}. " + "; ".join(habits) + "</system>"
-    return said + _one(rng, ("\n\n", "\n\n", "\n", "\n---\n"))
+    return said + any_of(rng, ("\n\n", "\n\n", "\n", "\n---\n"))
 
 
 def _rule(rng: Rng) -> str:
-    said = _one(rng, _DOES).replace("{s}", _one(rng, _SUBJECTS))
+    said = any_of(rng, _DOES).replace("{s}", any_of(rng, _SUBJECTS))
     return said[0].upper() + said[1:]
 
 
 def _elicit(rng: Rng) -> str:
-    said = f"{_one(rng, _BEFORE)} {_one(rng, _THINK)}".strip()
+    said = f"{any_of(rng, _BEFORE)} {any_of(rng, _THINK)}".strip()
     if rng.random() < 0.3:
-        said += f", {_one(rng, _THINK)}"
-    after = _one(rng, _AFTER)
+        said += f", {any_of(rng, _THINK)}"
+    after = any_of(rng, _AFTER)
     said = f"{said}, {after}." if after else f"{said}."
     return said[0].upper() + said[1:]
 
 
 def _evolve(rng: Rng) -> str:
     changes = [f"{change}." for change in _some(rng, _CHANGES, 1, 2)]
-    joint = _one(rng, (" ", "\n", "\n\n"))
+    joint = any_of(rng, (" ", "\n", "\n\n"))
     if rng.random() < 0.3:
         return joint.join([*changes, "{text}"])
     return joint.join(["{text}", *changes])

@@ -34,8 +34,7 @@ def fitted(rows: NDArray[np.float64]) -> tuple[Networks, list[Any]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             models.append(model.fit(mapped, y))
-    layers = [(model.coefs_, model.intercepts_) for model in models]
-    return Networks(scale, np.zeros(COLUMNS), layers), models
+    return Networks.of(scale, np.zeros(COLUMNS), models), models
 
 
 def test_log_odds_are_the_mean_of_the_fitted_classifiers(
@@ -97,7 +96,7 @@ def test_arrays_make_the_same_networks(
     fitted: tuple[Networks, list[Any]], rows: NDArray[np.float64]
 ) -> None:
     networks, _ = fitted
-    again = Networks.of_arrays(networks.arrays())
+    again = Networks(networks.arrays())
     assert set(networks.arrays()) == set(Networks.ARRAYS)
     assert [again.log_odds(row) for row in rows[:20]] == [
         networks.log_odds(row) for row in rows[:20]
@@ -124,4 +123,4 @@ def test_arrays_that_do_not_fit_together_are_refused(
 ) -> None:
     arrays = fitted[0].arrays()
     with pytest.raises(ValueError, match="do not fit together"):
-        Networks.of_arrays({**arrays, name: change(arrays[name])})
+        Networks({**arrays, name: change(arrays[name])})
