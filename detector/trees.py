@@ -1,4 +1,10 @@
-"""Boosted trees as plain arrays: evaluated the same everywhere, and nothing in them can execute."""
+"""Boosted trees as plain arrays: evaluated the same everywhere, and nothing in them can execute.
+
+Trees are not walked. Each has a bit a leaf, and each split that sends a row to the right clears
+those of its left side; the lowest that is left is the row's leaf (QuickScorer, Lucchese et al.
+2015). So the splits of a feature, by threshold, are read in order up to the row's value, for all
+trees at once; marks on the way say what is left so far, so that most need not be read.
+"""
 
 from __future__ import annotations
 
@@ -7,77 +13,71 @@ from typing import Any, Final
 
 import numpy as np
 from numba import njit
+from numba.cpython.unsafe.numbers import trailing_zeros
 from numpy.typing import NDArray
 
 __all__ = ["Trees"]
 
 _NAMES: Final = ("feature", "threshold", "left", "right", "value", "root")
+_MOST_LEAVES: Final = 32  # of one tree
+_ALL_LEAVES: Final = np.uint32(0xFFFFFFFF)
 
 
 @njit(cache=True)
-def _packed(feature, threshold, left, right, value, root):  # type: ignore[no-untyped-def]
-    # Trees node by node with siblings side by side: a step is `child + (x > threshold)`. A leaf is
-    # its own child, so that walking on changes nothing and trees can be walked several at once.
-    nodes = len(feature)
-    features = np.zeros(nodes, np.int32)
-    thresholds = np.full(nodes, np.inf)
-    children = np.zeros(nodes, np.int32)
-    values = np.zeros(nodes)
-    roots = np.zeros(len(root), np.int32)
-    depths = np.zeros(len(root), np.int32)
-    origin = np.zeros(nodes, np.int32)
-    depth = np.zeros(nodes, np.int32)
-    end = 0
-    for t in range(len(root)):
-        if end == nodes:
-            return False, features, thresholds, children, values, roots, depths
-        at = end
-        roots[t] = at
-        origin[at] = root[t]
-        depth[at] = 0
-        end += 1
-        while at < end:
-            node = origin[at]
-            values[at] = value[node]
-            children[at] = at
-            depths[t] = max(depths[t], depth[at])
-            if left[node] >= 0:
-                if end + 2 > nodes:
-                    return False, features, thresholds, children, values, roots, depths
-                features[at] = feature[node]
-                thresholds[at] = threshold[node]
-                children[at] = end
-                origin[end], origin[end + 1] = left[node], right[node]
-                depth[end] = depth[end + 1] = depth[at] + 1
-                end += 2
-            at += 1
-    return True, features, thresholds, children, values, roots, depths
-
-
-@njit(cache=True)
-def _log_odds(x, bias, feature, threshold, child, value, root, depth):  # type: ignore[no-untyped-def]
-    # Four trees at a time: their loads do not wait for one another. Leaves add up in order.
+def _log_odds(x, bias, start, threshold, tree, kept, mark_start, marks, every, values):  # type: ignore[no-untyped-def]
+    alive = np.full(len(values), _ALL_LEAVES)
+    for c in range(len(start) - 1):
+        i, end, mark = start[c], start[c + 1], mark_start[c]
+        while mark < mark_start[c + 1] and x[c] > threshold[i + every - 1]:
+            i += every
+            mark += 1
+        if mark > mark_start[c]:
+            passed = marks[mark - 1]
+            for t in range(len(alive)):
+                alive[t] &= passed[t]
+        while i < end and x[c] > threshold[i]:
+            alive[tree[i]] &= kept[i]
+            i += 1
     total = bias
-    t = 0
-    while t + 4 <= len(root):
-        a, b, c, d = root[t], root[t + 1], root[t + 2], root[t + 3]
-        for _ in range(max(max(depth[t], depth[t + 1]), max(depth[t + 2], depth[t + 3]))):
-            a = child[a] + (x[feature[a]] > threshold[a])
-            b = child[b] + (x[feature[b]] > threshold[b])
-            c = child[c] + (x[feature[c]] > threshold[c])
-            d = child[d] + (x[feature[d]] > threshold[d])
-        total += value[a]
-        total += value[b]
-        total += value[c]
-        total += value[d]
-        t += 4
-    while t < len(root):
-        a = root[t]
-        for _ in range(depth[t]):
-            a = child[a] + (x[feature[a]] > threshold[a])
-        total += value[a]
-        t += 1
+    for t in range(len(values)):
+        total += values[t, trailing_zeros(alive[t])]
     return total
+
+
+@njit(cache=True)
+def _placed(left, right, root):  # type: ignore[no-untyped-def]
+    # Of each node: its tree, -1 for none, its leaves, and those of its tree to the left of it.
+    nodes = len(left)
+    tree, leaves, before = np.full(nodes, -1), np.ones(nodes, np.int64), np.zeros(nodes, np.int64)
+    for node in range(nodes - 1, -1, -1):  # children follow their parent
+        if left[node] >= 0:
+            leaves[node] = leaves[left[node]] + leaves[right[node]]
+    for t in range(len(root)):
+        tree[root[t]] = t
+    for node in range(nodes):
+        if left[node] >= 0:
+            tree[left[node]] = tree[right[node]] = tree[node]
+            before[left[node]] = before[node]
+            before[right[node]] = before[node] + leaves[left[node]]
+    return tree, leaves, before
+
+
+@njit(cache=True)
+def _marked(start, tree, kept, every, trees):  # type: ignore[no-untyped-def]
+    # What is left of all trees after each `every` splits of a feature, and each feature's first.
+    features = len(start) - 1
+    mark_start = np.zeros(features + 1, np.int64)
+    for c in range(features):
+        mark_start[c + 1] = mark_start[c] + (start[c + 1] - start[c]) // every
+    marks = np.full((mark_start[-1], trees), _ALL_LEAVES)
+    for c in range(features):
+        for mark in range(mark_start[c], mark_start[c + 1]):
+            if mark > mark_start[c]:
+                marks[mark] = marks[mark - 1]
+            first = start[c] + (mark - mark_start[c]) * every
+            for i in range(first, first + every):
+                marks[mark, tree[i]] &= kept[i]
+    return mark_start, marks
 
 
 @njit(cache=True)
@@ -96,6 +96,9 @@ class Trees:
     Arrays over all nodes: `feature` and `threshold` of a split (x <= threshold goes left), `left`
     and `right` (-1 for a leaf), `value` (of a leaf; of a split, the mean over the training rows
     that reached it), `root` the first node of each tree.
+
+    Raises:
+        ValueError: they do not fit together, or a tree has more than 32 leaves.
     """
 
     def __init__(self, bias: float, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -118,11 +121,11 @@ class Trees:
             or self.feature.min() < 0
             or len(self.root) == 0
             or not 0 <= self.root.min() <= self.root.max() < nodes
+            # Nodes with two parents could make any number of leaves.
+            or np.bincount(np.concatenate([links[links >= 0], self.root])).max() > 1
         ):
             raise ValueError("the nodes of the trees do not fit together")
-        whole, *self._walked = _packed(*self._arrays())
-        if not whole:  # two parents have a child in common
-            raise ValueError("the nodes of the trees do not fit together")
+        self._scored = self._sorted()
 
     @classmethod
     def silent(cls) -> Trees:
@@ -137,7 +140,7 @@ class Trees:
 
     def log_odds(self, x: NDArray[np.float64]) -> float:
         """Log-odds of one row, float64 (F,), without NaN."""
-        return float(_log_odds(x, self.bias, *self._walked))
+        return float(_log_odds(x, self.bias, *self._scored))
 
     def shares(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """What each feature adds to the log-odds of a row, float64 (F,).
@@ -179,3 +182,29 @@ class Trees:
 
     def _arrays(self) -> tuple[NDArray[Any], ...]:
         return (self.feature, self.threshold, self.left, self.right, self.value, self.root)
+
+    def _sorted(self) -> tuple[Any, ...]:
+        """The splits by feature and threshold, and the leaves by tree: what `_log_odds` takes."""
+        tree, leaves, before = _placed(self.left, self.right, self.root)
+        if leaves[self.root].max() > _MOST_LEAVES:
+            raise ValueError(f"a tree has more than {_MOST_LEAVES} leaves")
+        inner = np.flatnonzero((self.left >= 0) & (tree >= 0))
+        inner = inner[np.lexsort((self.threshold[inner], self.feature[inner]))]
+        start = np.searchsorted(self.feature[inner], np.arange(self.width + 1))
+        cleared = ((1 << leaves[self.left[inner]]) - 1) << before[inner]
+        kept = (int(_ALL_LEAVES) - cleared).astype(np.uint32)
+        # Reading a mark costs as much as an eighth as many splits; more would take more memory.
+        every = max(len(self.root) // 8, 1)
+        marks = _marked(start, tree[inner], kept, every, len(self.root))
+        values = np.zeros((len(self.root), _MOST_LEAVES))
+        outer = np.flatnonzero((self.left < 0) & (tree >= 0))
+        values[tree[outer], before[outer]] = self.value[outer]
+        return (
+            start,
+            self.threshold[inner],
+            tree[inner].astype(np.uint32),
+            kept,
+            *marks,
+            every,
+            values,
+        )
