@@ -12,6 +12,7 @@ import ipaddress
 import math
 from collections.abc import Mapping
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -82,10 +83,11 @@ _RESTARTED: Final = (
     *("since_events_before", "since_sum", "since_squares", "since"),
     *("since_highest", "since_lowest"),
 )
-_DIRECTED: Final = (
-    *("first_sketch", "rest_sketch", "sketches"),
-    *("first_features", "rest_features", "firsts"),
-)
+_added: Final = itemgetter(*ADDED)
+_shown: Final = itemgetter(*SEEN)
+_directed_sketches: Final = itemgetter("first_sketch", "rest_sketch", "sketches")
+_directed_features: Final = itemgetter("first_features", "rest_features", "firsts")
+_OCTETS: Final = frozenset(map(str, range(256)))
 _FIRST_OTHER: Final = len(OWN_COLUMNS)
 _COMPANY: Final = sum(name.startswith("company_") for name in OTHERS_COLUMNS)
 
@@ -119,6 +121,8 @@ class TextEvidence:
         self._keys: list[list[str]] = []
         self._links: list[set[str]] = []  # of these, all but templates
         self._seen: dict[int, NDArray[np.float64]] = {}  # row → what its evidence was found in
+        # The row that a block was last added to, and its `_histories` until they are judged.
+        self._last: tuple[int, list[tuple[NDArray[np.float64], float]]] = (-1, [])
         self._alike = NeighbourIndex(SKETCH_DIMS)
         self._company = NeighbourIndex(SKETCH_DIMS + len(NAMES))
         # (own, evidence): the highest of each account's week that ended, until they are taken.
@@ -126,6 +130,7 @@ class TextEvidence:
         # row → the same of its last whole week; not stored, as it is of use in one pass only.
         self._weeks: dict[int, tuple[float, float]] | None = {} if whole_weeks else None
         self._planes: dict[str, list[int]] = {}  # key → [sum of mean scores, accounts]
+        self._planes_of: list[list[list[int]]] = []  # those of `_keys`, which need no look-up
         self._centre = np.zeros(SKETCH_DIMS, np.float32)
         self._centred_rows = 0
         self._centred_at = -math.inf
@@ -170,6 +175,7 @@ class TextEvidence:
             self._row_of[block.account] = row
             self._names.append(block.account)
             self._keys.append([])
+            self._planes_of.append([])
             self._links.append(set())
             table["start"][row] = block.first_ts
             table["events_before"][row] = block.events - block.n
@@ -192,17 +198,18 @@ class TextEvidence:
             score,
             np.frombuffer(block.sketch, np.int8),
             np.frombuffer(block.features, np.float32),
-            *self._table.some(ADDED),
+            *_added(table.arrays),
         )
-        rows = self._rows(row)
-        mean = float(rows[0][0])
-        own = max(self.models.own_odds(x) for x in rows)
+        histories = self._histories(row)
+        self._last = row, histories
+        mean = float(histories[0][0][0])
+        own = max(odds for _, odds in histories)
         table["own"][row] = own
-        table["own_top"][row] = max(table["own_top"][row], own)
+        table["own_top"][row] = max(float(table["own_top"][row]), own)
         before = int(table["mean"][row]) if table["scored"][row] else 0
         after = round(mean * _SCORE_STEP)
-        for key in self._keys[row]:
-            self._planes[key][0] += after - before
+        for plane in self._planes_of[row]:
+            plane[0] += after - before
         table["mean"][row] = after
         table["scored"][row] = True
         self._join(row, after, links, block)
@@ -230,8 +237,7 @@ class TextEvidence:
         score_sum = {True: 0.0, False: 0.0}
         own = int(self._table["mean"][row])
         crowd = 0
-        for key in self._keys[row]:
-            total, count = self._planes[key]
+        for key, (total, count) in zip(self._keys[row], self._planes_of[row], strict=True):
             if count < 2:
                 continue
             # Rare links say more than common ones (FRAUDAR, Hooi et al. 2016).
@@ -264,8 +270,12 @@ class TextEvidence:
         highest_yet = float(table["evidence"][row])
         if table["own"][row] < self._bar:
             return highest_yet
-        for x in self._rows(row):
-            if self.models.own_odds(x) < self._bar:
+        last, histories = self._last
+        if last != row:
+            histories = self._histories(row)
+        self._last = -1, []  # what is `seen` must not be written over
+        for x, own in histories:
+            if own < self._bar:
                 continue
             # By its own mean: where there is nobody, the blocks before a change must not count.
             x[_FIRST_OTHER:] = self.others(row, float(x[0]))
@@ -286,7 +296,8 @@ class TextEvidence:
 
     def holders(self, row: int) -> dict[str, int]:
         """`keys`, and how many accounts have each."""
-        return {key: self._planes[key][1] for key in self._keys[row]}
+        planes = zip(self._keys[row], self._planes_of[row], strict=True)
+        return {key: count for key, (_, count) in planes}
 
     def watch(self, row: int, bar: float, most: int) -> list[tuple[str, float]]:
         """Look at the account for campaigns; the watched ones most alike, and the cosine.
@@ -384,12 +395,16 @@ class TextEvidence:
         self._centred_rows = state["centred_rows"]
         self._centred_at = state["centred_at"]
         self._direct_all()
+        self._last = -1, []
         self._planes = {}
+        self._planes_of = [[] for _ in self._keys]
         for row, keys in enumerate(self._keys):
             for key in keys:
-                plane = self._planes.setdefault(key, [0, 0])
-                plane[0] += int(self._table["mean"][row])
-                plane[1] += 1
+                self._stand(row, key, int(self._table["mean"][row]))
+
+    def _histories(self, row: int) -> list[tuple[NDArray[np.float64], float]]:
+        """What is judged, and the log-odds of each by itself."""
+        return [(x, self.models.own_odds(x)) for x in self._rows(row)]
 
     def _rows(self, row: int) -> list[NDArray[np.float64]]:
         """What is judged: the whole week, and the part of it since the account changed."""
@@ -401,7 +416,7 @@ class TextEvidence:
             row,
             math.log2(max(events, 1)),
             math.log2(max(events - before, 1)),
-            *table.some(SEEN),
+            *_shown(table.arrays),
             out,
         )
         return [out[0], out[1]][:found]
@@ -438,9 +453,13 @@ class TextEvidence:
                 templates += 1
         for key in fresh:
             keys.append(key)
-            plane = self._planes.setdefault(key, [0, 0])
-            plane[0] += mean
-            plane[1] += 1
+            self._stand(row, key, mean)
+
+    def _stand(self, row: int, key: str, mean: int) -> None:
+        plane = self._planes.setdefault(key, [0, 0])
+        plane[0] += mean
+        plane[1] += 1
+        self._planes_of[row].append(plane)
 
     def _mean_sketches(self) -> NDArray[np.float32]:
         """Mean sketch of every row, float32 (rows, 128)."""
@@ -528,17 +547,10 @@ class TextEvidence:
 
     def _placed(self) -> tuple[NDArray[Any], ...]:
         """What the directions of accounts are made of."""
-        first_sketch, rest_sketch, sketches, first_features, rest_features, firsts = (
-            self._table.some(_DIRECTED)
-        )
         return (
-            first_sketch,
-            rest_sketch,
-            sketches,
+            *_directed_sketches(self._table.arrays),
             self._centre,
-            first_features,
-            rest_features,
-            firsts,
+            *_directed_features(self._table.arrays),
             self.models.centre,
             self.models.scale,
         )
@@ -560,6 +572,9 @@ def link_keys(identity: Identity) -> list[str]:
 
 @lru_cache(maxsize=1 << 16)
 def _network(ip: str) -> str | None:
+    parts = ip.split(".")
+    if len(parts) == 4 and _OCTETS.issuperset(parts):  # what follows takes twenty times as long
+        return f"net:{parts[0]}.{parts[1]}.{parts[2]}.0"
     try:
         address = ipaddress.ip_address(ip)
     except ValueError:
