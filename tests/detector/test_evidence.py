@@ -107,7 +107,8 @@ def test_links_and_templates_are_told_apart() -> None:
     identity = Identity(ip="203.0.113.77", links={"payment": "p", "device": "d"})
     assert link_keys(identity) == ["link:device:d", "link:payment:p", "net:203.0.113.0"]
     assert link_keys(Identity(ip="2001:db8:1:2::3")) == ["net:2001:db8:1::"]
-    assert link_keys(Identity(ip="not an address")) == []
+    for no_address in ("not an address", "203.0.113.256", "203.0.113", "203.0.113.07", "1.2.3.4.5"):
+        assert link_keys(Identity(ip=no_address)) == []
     evidence = fresh()
     # A head counts as a template once three distinct texts have it.
     row = evidence.add(text_block(heads=((7, 30, 3), (8, 30, 2)), identity=identity), 0.0)
@@ -370,6 +371,22 @@ def test_constancy_is_the_mean_cosine_between_blocks() -> None:
     one, two = (np.frombuffer(sketch(seed), np.int8) / 127.0 for seed in (1, 2))
     constancy = evidence.row(row)[OWN_COLUMNS.index("constancy")]
     assert constancy == pytest.approx((1.0 + 2.0 * float(one @ two)) / 3, abs=0.01)
+
+
+@pytest.mark.parametrize("used", [MODELS.text, shipped()], ids=["small", "shipped"])
+def test_judging_an_account_again_changes_nothing(used: TextModels) -> None:
+    """The second time its histories are not those that `add` kept, but seen anew."""
+    evidence = TextEvidence(used, 9_000.0, bar=-1.0)
+    some = 0
+    for block, score in crowded():
+        row = evidence.add(block, score)
+        found = evidence.judge(row)
+        if found > NOTHING:
+            seen = evidence.seen(row).tolist()
+            assert evidence.judge(row) == found
+            assert evidence.seen(row).tolist() == seen
+            some += 1
+    assert some > 5
 
 
 @pytest.mark.parametrize("used", [MODELS.text, shipped()], ids=["small", "shipped"])

@@ -50,6 +50,46 @@ def test_log_odds_are_the_mean_of_the_fitted_classifiers(
     assert np.std(found) > 0.8
 
 
+def test_log_odds_are_to_the_bit_what_adding_up_input_by_input_gives(
+    fitted: tuple[Networks, list[Any]], rows: NDArray[np.float64]
+) -> None:
+    networks, _ = fitted
+    knots = np.where(np.isfinite(networks.scale.knots), networks.scale.knots, 0.0)
+    outside = [np.full(COLUMNS, x) for x in (np.inf, -np.inf, 0.0)]
+    for row in [*rows[:200], *knots.T, *outside]:
+        assert networks.log_odds(row) == _plain(networks, row)
+
+
+def _plain(networks: Networks, x: NDArray[np.float64]) -> float:
+    arrays = {name: a.astype(np.float64) for name, a in networks.arrays().items()}
+    z = np.array(
+        [_level(*column) for column in zip(x, arrays["knots"], arrays["levels"], strict=True)]
+    )
+    total = 0.0
+    for m, bias in enumerate(arrays["b3"]):
+        values = z
+        for layer in ("1", "2"):
+            out = arrays["b" + layer][m].copy()
+            for value, weights in zip(values, arrays["w" + layer][m], strict=True):
+                out += value * weights
+            values = np.maximum(out, 0.0)
+        odds = float(bias)
+        for value, weight in zip(values.tolist(), arrays["w3"][m].tolist(), strict=True):
+            odds += value * weight
+        total += odds
+    return total / len(arrays["b3"])
+
+
+def _level(x: float, knots: NDArray[np.float64], levels: NDArray[np.float64]) -> float:
+    if x <= knots[0]:
+        return float(levels[0])
+    if x >= knots[-1]:
+        return float(levels[-1])
+    low = int(np.searchsorted(knots, x, side="right")) - 1
+    part = (x - knots[low]) / (knots[low + 1] - knots[low])
+    return float(levels[low] + part * (levels[low + 1] - levels[low]))
+
+
 def test_a_column_becomes_normally_distributed_and_stays_in_order(
     rows: NDArray[np.float64],
 ) -> None:

@@ -122,3 +122,41 @@ def test_rows_however_extreme_end_at_a_leaf(fitted: Any) -> None:
     found = [trees.log_odds(row) for row in rows]
     clipped = fitted.decision_function(np.clip(rows, -1e300, 1e300))
     assert found == pytest.approx(clipped, abs=1e-9)
+
+
+@pytest.mark.parametrize("leaves", [2, 8, 32])
+def test_log_odds_are_to_the_bit_what_walking_the_trees_gives(
+    leaves: int, data: tuple[NDArray[np.float64], NDArray[np.int64]]
+) -> None:
+    x = np.round(data[0], 1)  # rows on thresholds too
+    model = HistGradientBoostingClassifier(max_leaf_nodes=leaves, max_iter=70, random_state=0)
+    trees = Trees.of(model.fit(x, data[1]))
+    edges = np.unique(trees.threshold)
+    rows = [*x[:200], *np.random.default_rng(1).choice(edges, (200, 6)), np.full(6, np.inf)]
+    assert [trees.log_odds(row) for row in rows] == [_walked(trees, row) for row in rows]
+
+
+def _walked(trees: Trees, x: NDArray[np.float64]) -> float:
+    total = trees.bias
+    for node in trees.root:
+        while trees.left[node] >= 0:
+            left = x[trees.feature[node]] <= trees.threshold[node]
+            node = trees.left[node] if left else trees.right[node]
+        total += float(trees.value[node])
+    return total
+
+
+def test_nodes_of_no_tree_say_nothing() -> None:
+    one = staircase(0, 0.0, 2.0, 1.0)
+    trees = Trees(0.0, {**one.arrays(), "root": one.root[1:]})
+    assert [trees.log_odds(np.array([x])) for x in (0.5, 1.5)] == [0.0, 1.0]
+
+
+def test_a_tree_of_too_many_leaves_is_refused() -> None:
+    splits = 32
+    left = np.concatenate([np.arange(splits) + 1, np.full(splits + 1, -1)])
+    right = np.concatenate([np.arange(splits) + splits + 1, np.full(splits + 1, -1)])
+    nodes = np.zeros(2 * splits + 1)
+    arrays = {"feature": nodes, "threshold": nodes, "value": nodes, "left": left, "right": right}
+    with pytest.raises(ValueError, match="more than 32 leaves"):
+        Trees(0.0, {**arrays, "root": np.zeros(1)})
