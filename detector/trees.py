@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 from numba import njit
-from numba.cpython.unsafe.numbers import trailing_zeros
 from numpy.typing import NDArray
 
 __all__ = ["Trees"]
@@ -21,6 +20,12 @@ __all__ = ["Trees"]
 _NAMES: Final = ("feature", "threshold", "left", "right", "value", "root")
 _MOST_LEAVES: Final = 32  # of one tree
 _ALL_LEAVES: Final = np.uint32(0xFFFFFFFF)
+# The lowest bit of a number, times this, has its place in the upper five bits (Leiserson, Prokop
+# and Randall 1998).
+_DE_BRUIJN: Final = 0x077CB531
+_PLACES: Final = np.zeros(32, np.int64)
+for _place in range(32):
+    _PLACES[((_DE_BRUIJN << _place) & 0xFFFFFFFF) >> 27] = _place
 
 
 @njit(cache=True)
@@ -40,7 +45,8 @@ def _log_odds(x, bias, start, threshold, tree, kept, mark_start, marks, every, v
             i += 1
     total = bias
     for t in range(len(values)):
-        total += values[t, trailing_zeros(alive[t])]
+        left = np.int64(alive[t])
+        total += values[t, _PLACES[(((left & -left) * _DE_BRUIJN) & 0xFFFFFFFF) >> 27]]
     return total
 
 
