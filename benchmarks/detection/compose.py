@@ -12,7 +12,7 @@ import gzip
 import math
 import time
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from benchmarks.detection import adversaries, customers, harvesters, vectors
 from benchmarks.detection.adversaries import Rotation, Wrapper
 from benchmarks.detection.arrivals import WEEK
 from benchmarks.detection.built_in import built_in
+from benchmarks.detection.customers import SHARES
 from benchmarks.detection.event_log import WEEK_START, EventLog, Label
 from benchmarks.detection.identities import Account, Registry
 from benchmarks.detection.material import Material, Traffic
@@ -63,6 +64,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     poison_a_day: float = 0.01
     inputs: bool = True  # False: a log of metadata only
     composed_wordings: bool = False  # templates and phrases drawn anew, not those of the split
+    # Of the customers' accounts, by kind.
+    shares: Mapping[str, float] = msgspec.field(default_factory=lambda: SHARES)
 
     @property
     def thief_accounts(self) -> int:
@@ -262,7 +265,7 @@ def _traits(campaign: harvesters.Campaign) -> dict[str, str | float]:
 def _planned(rng: Rng, settings: Settings) -> list[tuple[str, int, int]]:
     """(kind, requests an account, accounts) of every customer, within the week's events."""
     plan: list[tuple[str, int, int]] = []
-    for name, share in customers.SHARES.items():
+    for name, share in settings.shares.items():
         kind = customers.KINDS[name]
         left = round(share * settings.customers)
         while left > 0:

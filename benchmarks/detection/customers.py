@@ -25,6 +25,7 @@ _STAMPS: Final = (
     "{text} {n}",
     "# {n:x}\n{text}",
 )
+_JOINTS: Final = ("\n\n", " ", "\n", "\nA: ", "\n---\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +261,7 @@ def _eval_texts(material: Material, rng: Rng, n: int) -> list[str]:
     suite: list[list[str]] = []
     size = int(rng.integers(20, 251))
     style = rng.random()
-    thinks = rng.random() < 0.25
+    thinks = rng.random() < (0.5 if material.composed else 0.25)
     if style < 0.35:
         for task in _shuffled(rng, sorted(sources.puzzles))[: int(rng.integers(1, 7))]:
             head = ""
@@ -277,7 +278,7 @@ def _eval_texts(material: Material, rng: Rng, n: int) -> list[str]:
         items = sources.problems[first : first + max(n, 1)]
         phrase = (
             f" {material.phrases.elicit[int(rng.integers(len(material.phrases.elicit)))]}"
-            if thinks
+            if thinks and not material.composed
             else ""
         )
         suite.append([f"{head}Question: {t}\nAnswer:{phrase}" for t in items])
@@ -289,13 +290,52 @@ def _eval_texts(material: Material, rng: Rng, n: int) -> list[str]:
     else:  # regression tests of a product: its prompts, a fixed set, again for each version
         fixed = _application(material, rng, int(rng.integers(15, 200)))
         suite.append(fixed)
+    if material.composed:
+        suite = _harness(material, rng, suite, thinks)
     texts = [t for task in suite for t in task]
-    if material.phrases.items and rng.random() < 0.6:
-        item = any_of(rng, material.phrases.items)
-        texts = [item.replace("{text}", text) for text in texts]
     if rng.random() < 0.2:  # some harnesses shuffle
         texts = _shuffled(rng, texts)
     return (texts * (-(-n // max(len(texts), 1))))[:n]
+
+
+def _harness(material: Material, rng: Rng, suite: list[list[str]], thinks: bool) -> list[list[str]]:
+    """How a harness of its own puts a suite's questions: its form, its reasons, its samples."""
+    phrases = material.phrases
+    if phrases.items and rng.random() < 0.6:
+        item = any_of(rng, phrases.items)
+        suite = [[item.replace("{text}", text) for text in task] for task in suite]
+    if thinks:
+        joint, place, each = any_of(rng, _JOINTS), rng.random(), rng.random() < 0.3
+        # Some compare ways of asking: the same questions again with another.
+        runs = int(rng.integers(2, 5)) if rng.random() < 0.1 else 1
+        asked = []
+        for _ in range(runs):
+            phrase = any_of(rng, phrases.elicit)
+            for task in suite:
+                if each:
+                    phrase = any_of(rng, phrases.elicit)
+                before = f"{_worked(material, rng, task) if place < 0.25 else ''}{phrase}{joint}"
+                asked.append(
+                    [f"{text}{joint}{phrase}" for text in task]
+                    if place > 0.5
+                    else [f"{before}{text}" for text in task]
+                )
+        suite = asked
+    if rng.random() < 0.15:  # several answers to each question
+        times = int(rng.integers(2, 9))
+        suite = [[text for text in task for _ in range(times)] for task in suite]
+    return suite
+
+
+def _worked(material: Material, rng: Rng, items: list[str]) -> str:
+    """A fixed few-shot head with reasons, which read like anybody's sentences."""
+    shots = sample(rng, items, min(int(rng.integers(1, 5)), len(items)))
+    why = sample(rng, material.passages or items, len(shots))
+    form = any_of(rng, ("Q: {q}\nA: {a}\n\n", "{q}\nReasoning: {a}\n\n", "### {q}\n{a}\n"))
+    return "".join(
+        form.format(q=q, a=f"{cut(rng, a, int(rng.integers(40, 400)))} So {rng.integers(100)}.")
+        for q, a in zip(shots, why, strict=True)
+    )
 
 
 def _eval(material: Material, rng: Rng, n: int, accounts: int) -> list[Traffic]:

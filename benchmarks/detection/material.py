@@ -8,7 +8,7 @@ account and a harvest in another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.detection.phrases import Phrases, phrases
 from benchmarks.detection.sources import Person, Sources
-from benchmarks.detection.wordings import fragments, records
+from benchmarks.detection.wordings import fragments, puzzles, records
 
 __all__ = ["Material", "Shape", "Traffic", "cut", "sample"]
 
@@ -84,9 +84,13 @@ class Material:
     """What a week may be made of. Everything drawn from it is a function of `rng`."""
 
     def __init__(self, sources: Sources, rng: Rng, wordings: Phrases | None = None) -> None:
-        self.sources = sources
         self.phrases: Phrases = wordings or phrases(sources.split)
         self.composed = wordings is not None
+        if self.composed:  # tasks without end, for evaluations and for who harvests by them
+            passages = [t for texts in sources.passages.values() for t in texts]
+            made = puzzles(rng, passages or ["one two three"])
+            sources = replace(sources, puzzles=sources.puzzles | made)
+        self.sources = sources
         talkers = [p for p in sources.people if len(p.texts) >= _ACCOUNT_MESSAGES]
         quiet = [p for p in sources.people if len(p.texts) < _ACCOUNT_MESSAGES]
         self.their_people, self.people = _divided(rng, talkers)

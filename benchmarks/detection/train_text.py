@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.detection.compose import Label, Settings, compose
+from benchmarks.detection.customers import SHARES
 from detector.baseline import Reference
 from detector.blocks import Block
 from detector.evidence import MIN_EVENTS
@@ -32,12 +33,18 @@ from detector.training import Week, evidence_of, thinned, train
 __all__ = ["composed_week", "main", "report"]
 
 _Job: TypeAlias = tuple[str, int, Path | None, Path | None]  # split, seed, data, cache
-SHARES = (0.02, 0.09, 0.23)  # thieves among a week's accounts, in turn
-# What transfers is learned from many different campaigns, more than from many customers. Two weeks
-# of training in three have campaigns of all sizes and the split's own wordings, the third more
-# and smaller campaigns, and wordings of that week alone.
+_THIEVES = (0.02, 0.09, 0.23)  # among a week's accounts, in turn
+# What transfers is learned from many different campaigns, more than from many customers. Weeks of
+# training are of three kinds in turn: the split's own wordings; wordings of that week alone, with
+# more and smaller campaigns; and such wordings with many evaluations, which are the customers that
+# look most like thieves, and of which no other week has enough.
 _LARGE = Settings(thieves=0.4, customers=1300, max_events=450_000)
 _VARIED = msgspec.structs.replace(_LARGE, sizes=(1, 10, 50), composed_wordings=True)
+_EVALUATED = msgspec.structs.replace(
+    _VARIED,
+    sizes=Settings().sizes,
+    shares=SHARES | {"eval": 0.23, "ci_shards": 0.14, "person": 0.15, "app": 0.1, "agent": 0.02},
+)
 
 
 def composed_week(
@@ -51,9 +58,9 @@ def composed_week(
     path = cache / f"{made}{split}-{seed}.msgpack" if cache else None
     if path and path.exists():
         return msgspec.msgpack.decode(path.read_bytes(), type=tuple[list[Block], dict[str, Label]])
-    settings = Settings(thieves=SHARES[seed % len(SHARES)])
+    settings = Settings(thieves=_THIEVES[seed % len(_THIEVES)])
     if split == "train":
-        settings = _VARIED if seed % 3 == 1 else _LARGE
+        settings = (_LARGE, _VARIED, _EVALUATED)[seed % 3]
     events, labels = compose(split, seed, data, settings)  # type: ignore[arg-type]
     measure = PartitionMeasure(0, MeasureSettings())
     blocks = []
@@ -143,7 +150,7 @@ def main() -> None:
     models = train(
         taught,
         calibration,
-        "velvetrope-text-3",
+        "velvetrope-text-4",
         others=others,
         workers=arguments.workers,
         told=lambda step: print(step, flush=True),

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.detection.phrases import Phrases, any_of, some_of
 
-__all__ = ["composed", "fragments", "records"]
+__all__ = ["composed", "fragments", "puzzles", "records"]
 
 Rng = np.random.Generator
 
@@ -151,6 +151,62 @@ _CHANGES: Final = (
     *("Also cover errors and limits", "Ask it as {name} would", "Combine it with {topic}"),
     *("Give a complete, tested answer", "Turn it into a dialogue with {name}", "Make it realistic"),
 )
+_PUZZLES: Final = {
+    "words": (
+        *(
+            "Put these words in order",
+            "Which word does not belong here",
+            "Group the words by theme",
+        ),
+        *("Give a synonym for each", "Translate every word", "How many of these are nouns"),
+        *("Write down the longest word", "Reverse the list", "Which of them rhyme", "Spell them"),
+    ),
+    "letters": (
+        "Make a word of these letters",
+        "Count the vowels",
+        "Join the letters",
+        "Unscramble",
+    ),
+    "codes": ("Decode the message", "Which shift was used", "Decrypt", "What does this say"),
+    "sums": ("Work out", "Calculate the value", "What is the result", "Evaluate the expression"),
+    "sequences": (
+        "Continue the series",
+        "Which number comes next",
+        "Find the rule",
+        "What is missing",
+    ),
+    "dates": (
+        "Which day is that",
+        "Add the days to the date",
+        "Give the weekday",
+        "Convert the date",
+    ),
+    "directions": (
+        "Where do you end up",
+        "Are you back at the start",
+        "How far is it",
+        "Follow these steps",
+    ),
+    "brackets": (
+        "Close what is open",
+        "Is this balanced",
+        "Complete the sequence",
+        "Find the error",
+    ),
+    "things": (
+        "How many things are there",
+        "Count what can be eaten",
+        "Which is the most",
+        "Add them up",
+    ),
+    "coins": (
+        "Does it still lie heads up",
+        "Who has it now",
+        "How often was it turned",
+        "Track the coin",
+    ),
+    "relations": ("Who is first", "Does it follow", "Draw the conclusion", "Is this possible"),
+}
 
 
 def composed(rng: Rng) -> Phrases:
@@ -205,6 +261,72 @@ def records(rng: Rng, texts: Sequence[str], n: int) -> list[str]:
         pairs = zip(fields, values, strict=True)
         out.append(joint.join(form.format(k=k, v=v) for k, v in pairs))
     return out
+
+
+def puzzles(
+    rng: Rng, texts: Sequence[str], tasks: int = 8, items: int = 250
+) -> dict[str, list[str]]:
+    """Tasks whose items a program makes, as benchmarks have many: lists of words and letters to be
+    sorted, counted or changed, sums, sequences, dates, directions, coins. Words are those of
+    `texts`."""
+    words = " ".join(texts[i] for i in rng.integers(len(texts), size=400).tolist()).split()
+    words = sorted({word.strip(".,;:!?\"'()").lower() for word in words if word.isascii()} - {""})
+    made = {}
+    for name in some_of(rng, sorted(_PUZZLES), tasks):
+        told = f"{any_of(rng, _PUZZLES[name])}{any_of(rng, (':', '.', '', '?'))}"
+        joint = any_of(rng, (" ", "\n", " List: ", "\nInput: ", "\n\n"))
+        most = int(rng.integers(4, 24))
+        between = any_of(rng, (" ", " ", ", ", "; ", "\n"))
+        answers = any_of(rng, ("", "", "\nOptions:\n- yes\n- no", "\n(A) {a}\n(B) {b}"))
+        first = rng.random() < 0.7
+        task = []
+        for _ in range(items):
+            asked = _puzzle(rng, name, words, most, between)
+            text = f"{told}{joint}{asked}" if first else f"{asked}{joint}{told}"
+            task.append(text + answers.format(a=any_of(rng, words), b=any_of(rng, words)))
+        made[f"made up: {name}"] = task
+    return made
+
+
+def _puzzle(rng: Rng, name: str, words: Sequence[str], most: int, between: str) -> str:
+    def number(size: int) -> int:
+        return int(rng.integers(1, size))
+
+    count = number(most) + 2
+    if name == "words":
+        return between.join(any_of(rng, words) for _ in range(count))
+    if name == "letters":
+        return between.join(any_of(rng, words)[: number(4)] for _ in range(count))
+    if name == "codes":
+        shift = number(26)
+        word = " ".join(any_of(rng, words) for _ in range(number(5)))
+        return "".join(chr((ord(c) - 97 + shift) % 26 + 97) if "a" <= c <= "z" else c for c in word)
+    if name == "sums":
+        signs = [any_of(rng, (" + ", " - ", " * ", " / ")) for _ in range(count)]
+        return f"{number(200)}" + "".join(f"{sign}{number(200)}" for sign in signs)
+    if name == "sequences":
+        start, step, more = number(60), number(20), number(4)
+        return between.join(str(start + step * i + more * i * i) for i in range(count))
+    if name == "dates":
+        return f"{number(13)}/{number(29)}/{1900 + number(150)}, {number(400)} days"
+    if name == "directions":
+        ways = ("left", "right", "forward", "back", "around")
+        return " ".join(f"Go {number(12)} {any_of(rng, ways)}." for _ in range(count))
+    if name == "brackets":
+        return between.join(
+            any_of(rng, ("(", ")", "[", "]", "{", "}", "<", ">")) for _ in range(count)
+        )
+    if name == "things":
+        held = ", ".join(f"{number(9)} {any_of(rng, words)}" for _ in range(count))
+        return f"{any_of(rng, words).capitalize()} has {held}."
+    if name == "coins":
+        flips = ("turns it over", "leaves it", "hides it", "gives it away")
+        return " ".join(
+            f"{any_of(rng, words).capitalize()} {any_of(rng, flips)}." for _ in range(count)
+        )
+    verbs = ("is taller than", "sits beside", "came before", "trusts", "is not", "likes")
+    pairs = ((any_of(rng, words), any_of(rng, verbs), any_of(rng, words)) for _ in range(count))
+    return ". ".join(" ".join(pair).capitalize() for pair in pairs)
 
 
 def _several(rng: Rng, make: Callable[[Rng], str], count: int) -> list[str]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.detection.compose import Settings, compose
+from benchmarks.detection.customers import KINDS
+from benchmarks.detection.material import Material
 from benchmarks.detection.phrases import phrases
-from benchmarks.detection.wordings import composed, fragments, records
+from benchmarks.detection.sources import load
+from benchmarks.detection.wordings import composed, fragments, puzzles, records
 from tests.benchmarks.tiny_sources import write_sources
 
 KNOWN = {
@@ -68,10 +72,58 @@ def test_a_week_has_composed_wordings_only_where_they_are_asked_for(
     assert written is not asked
 
 
+def test_evaluations_of_such_weeks_ask_for_reasons_in_words_of_their_own(tmp_path: Path) -> None:
+    write_sources(tmp_path)
+    asking = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        wordings = composed(rng)
+        material = Material(load(tmp_path, "train"), rng, wordings)
+        (traffic,) = KINDS["eval"].make(material, rng, 60, 1)
+        phrases_of = [{p for p in wordings.elicit if p in text} for text in traffic.texts]
+        asking.append(any(phrases_of))
+        if asking[-1] and all(phrases_of):  # a few wordings at most, not one for each question
+            assert len(set.union(*phrases_of)) <= 20
+    assert 15 <= sum(asking) <= 45
+
+
+def test_a_weeks_kinds_have_the_shares_that_are_asked_for(tmp_path: Path) -> None:
+    write_sources(tmp_path)
+    settings = Settings(customers=100, max_events=4000, shares={"eval": 0.75, "monitor": 0.25})
+    _, labels = compose("train", 6, tmp_path, settings)
+    kinds = Counter(label.group for label in labels.values() if not label.harvesting)
+    assert kinds == {"eval": 75, "monitor": 25}
+
+
 def test_questions_of_a_suite_keep_their_text() -> None:
     for item in composed(np.random.default_rng(6)).items:
         assert item.count("{text}") == 1
         assert re.findall(r"\{(\w+)\}", item) == ["text"]
+
+
+def test_made_up_tasks_keep_their_words_and_change_their_items() -> None:
+    texts = ["The river rose by two metres, said Ms Ito.", "A museum opens in May; entry is free."]
+    seen = set()
+    for seed in range(10):
+        made = puzzles(np.random.default_rng(seed), texts, tasks=6, items=40)
+        assert len(made) == 6
+        seen |= made.keys()
+        for items in made.values():
+            assert len(items) == 40
+            assert len(set(items)) > 30
+            # What is asked is in all of them.
+            assert set.intersection(*(set(re.findall(r"[A-Za-z]+", item)) for item in items))
+    assert len(seen) == 11
+
+
+def test_only_weeks_of_composed_wordings_have_them(tmp_path: Path) -> None:
+    write_sources(tmp_path)
+    sources = load(tmp_path, "train")
+    rng = np.random.default_rng(8)
+    assert Material(sources, rng).sources.puzzles == sources.puzzles
+    more = Material(sources, rng, composed(rng)).sources.puzzles
+    assert sources.puzzles.items() <= more.items()
+    assert len(more) == len(sources.puzzles) + 8
 
 
 def test_fragments_are_a_few_words_of_the_texts() -> None:
