@@ -189,6 +189,10 @@ class Networks:
         # A damaged file must not read outside the arrays.
         if any(found != wanted for found, wanted in shapes) or not count or knots[-1] < 2:
             raise ValueError("the layers of the networks do not fit together")
+        steps = self.scale.knots
+        # Nor divide by nothing between two knots.
+        if not np.isfinite(steps[:, 0]).all() or not (steps[:, 1:] >= steps[:, :-1]).all():
+            raise ValueError("the knots of the networks are not in order")
         self._back = tuple(np.ascontiguousarray(w.transpose(0, 2, 1)) for w in (w2, w1))
         self._layers = (w1, b1, w2, b2, w3, b3)
 

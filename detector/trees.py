@@ -19,6 +19,7 @@ __all__ = ["Trees"]
 
 _NAMES: Final = ("feature", "threshold", "left", "right", "value", "root")
 _MOST_LEAVES: Final = 32  # of one tree
+_MOST_COLUMNS: Final = 4096  # more would be a damaged file, which must not take all memory
 _ALL_LEAVES: Final = np.uint32(0xFFFFFFFF)
 # The lowest bit of a number, times this, has its place in the upper five bits (Leiserson, Prokop
 # and Randall 1998).
@@ -124,7 +125,7 @@ class Trees:
             or any(len(a) != nodes for a in (self.threshold, self.left, self.right, self.value))
             or links.max() >= nodes
             or not (ahead | (self.left == -1)).all()
-            or self.feature.min() < 0
+            or not 0 <= self.feature.min() <= self.feature.max() < _MOST_COLUMNS
             or len(self.root) == 0
             or not 0 <= self.root.min() <= self.root.max() < nodes
             # Nodes with two parents could make any number of leaves.

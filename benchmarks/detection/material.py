@@ -88,7 +88,7 @@ class Material:
         self.composed = wordings is not None
         if self.composed:  # tasks without end, for evaluations and for who harvests by them
             passages = [t for texts in sources.passages.values() for t in texts]
-            made = puzzles(rng, passages or ["one two three"])
+            made = puzzles(rng, passages or [""])
             sources = replace(sources, puzzles=sources.puzzles | made)
         self.sources = sources
         talkers = [p for p in sources.people if len(p.texts) >= _ACCOUNT_MESSAGES]

@@ -271,6 +271,7 @@ def puzzles(
     `texts`."""
     words = " ".join(texts[i] for i in rng.integers(len(texts), size=400).tolist()).split()
     words = sorted({word.strip(".,;:!?\"'()").lower() for word in words if word.isascii()} - {""})
+    words = words or ["one", "two", "three"]
     made = {}
     for name in some_of(rng, sorted(_PUZZLES), tasks):
         told = f"{any_of(rng, _PUZZLES[name])}{any_of(rng, (':', '.', '', '?'))}"

@@ -164,3 +164,14 @@ def test_arrays_that_do_not_fit_together_are_refused(
     arrays = fitted[0].arrays()
     with pytest.raises(ValueError, match="do not fit together"):
         Networks({**arrays, name: change(arrays[name])})
+
+
+@pytest.mark.parametrize("knots", [[3.0, 1.0, 1.0], [1.0, np.nan, 2.0], [-np.inf, 0.0, 1.0]])
+def test_knots_out_of_order_are_refused(
+    fitted: tuple[Networks, list[Any]], knots: list[float]
+) -> None:
+    arrays = fitted[0].arrays()
+    damaged = arrays["knots"].copy()
+    damaged[0, :3] = knots
+    with pytest.raises(ValueError, match="not in order"):
+        Networks({**arrays, "knots": damaged})

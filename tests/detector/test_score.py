@@ -78,6 +78,7 @@ def test_the_shipped_models_load_and_know_their_customers() -> None:
         (lambda arrays, about: arrays.pop("description"), "damaged or not a model"),
         (lambda arrays, about: arrays.pop("account2_root"), "damaged or not a model"),
         (lambda arrays, about: arrays["block0_left"].fill(10**6), "do not fit together"),
+        (lambda arrays, about: arrays["block0_feature"].fill(2**31 - 1), "do not fit together"),
         (
             lambda arrays, about: arrays["account0_feature"].fill(7),
             "the model 'own' does not fit its columns",

@@ -83,6 +83,7 @@ def test_arrays_come_back(fitted: Any, data: tuple[NDArray[np.float64], Any]) ->
         ("right", np.array([-1, -1, -1])),  # half a split
         ("left", np.array([-5, -1, -1])),
         ("feature", np.array([-1, 0, 0])),
+        ("feature", np.array([2**31 - 1, 0, 0])),  # would take all memory
         ("threshold", np.zeros(2)),  # too short
         ("value", np.zeros(4)),
         ("root", np.array([3])),
