@@ -131,7 +131,7 @@ def explain_blocks(evidence: float, base: float, signals: list[Signal]) -> Expla
 
     Args:
         evidence: log-odds.
-        base: of an account without any block.
+        base: of the customer in the middle of the reference.
         signals: of that block; `weight` is the share in its score.
     """
     parts = _handed_on(evidence - base, np.array([signal.weight for signal in signals]))

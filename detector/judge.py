@@ -670,7 +670,7 @@ class Judge:
                 Signal(name=name, value=value, typical=(low, high), weight=weight, text=text)
                 for name, value, low, high, weight, text in evidence.signals(account)
             ]
-            base = float(self._models.vector.account[-1])
+            base = self._models.vector.quantile(0.5)
             return explain_blocks(evidence.of(account), base, signals)
         texts = self._texts[population]
         row = texts.accounts[account]

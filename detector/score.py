@@ -32,6 +32,9 @@ __all__ = [
     "BadModel",
     "Committee",
     "TextModels",
+    "described_model",
+    "model_fits",
+    "read_model",
     "shipped",
 ]
 
@@ -217,11 +220,11 @@ class TextModels:
         }
         blocks, described = [], []
         for number, member in enumerate(self.block.members):
-            kind, parts = _described(member)
+            kind, parts = described_model(member)
             blocks.append(kind)
             arrays |= {f"block{number}_{key}": array for key, array in parts.items()}
         for number, account in enumerate(self.accounts):
-            kind, parts = _described(account.model)
+            kind, parts = described_model(account.model)
             columns = [ACCOUNT_COLUMNS[i] for i in account.columns]
             described.append({"name": account.name, "columns": columns, "say": account.say, **kind})
             arrays |= {f"account{number}_{key}": array for key, array in parts.items()}
@@ -293,14 +296,21 @@ class TextModels:
             raise BadModel(f"{path}: damaged or not a model: {error}") from None
 
 
-def _described(model: Trees | Networks) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def described_model(model: Trees | Networks) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """What the description says of a model, and its arrays."""
     if isinstance(model, Networks):
         return {"kind": "networks"}, model.arrays()
     return {"kind": "trees", "bias": model.bias}, model.arrays()
 
 
-def _model(file: Any, prefix: str, described: Mapping[str, Any]) -> Trees | Networks:
+def read_model(file: Any, prefix: str, described: Mapping[str, Any]) -> Trees | Networks:
+    """The model whose arrays a file has under names that begin with `prefix`.
+
+    Raises:
+        KeyError: an array is missing.
+        ValueError: it is of an unknown kind, or its arrays do not fit together.
+    """
+
     def arrays(*names: str) -> dict[str, NDArray[Any]]:
         return {name: file[f"{prefix}_{name}"] for name in names}
 
@@ -316,8 +326,8 @@ def _committee(
 ) -> Committee:
     members: list[Trees | Networks] = []
     for number, one in enumerate(described):
-        member = _model(file, f"block{number}", one)
-        if not _fits(member, columns):
+        member = read_model(file, f"block{number}", one)
+        if not model_fits(member, columns):
             raise BadModel(f"{path}: a block model does not fit its features")
         members.append(member)
     if not members:
@@ -325,7 +335,7 @@ def _committee(
     return Committee(tuple(members))
 
 
-def _fits(model: Trees | Networks, columns: int) -> bool:
+def model_fits(model: Trees | Networks, columns: int) -> bool:
     """Whether a model can be given that many columns."""
     if isinstance(model, Trees):
         return model.width <= columns
@@ -340,8 +350,8 @@ def _account_model(
     if unknown or not described["columns"]:
         raise BadModel(f"{path}: the model {name!r} wants columns that there are not: {unknown}")
     columns = np.array([ACCOUNT_COLUMNS.index(n) for n in described["columns"]], np.int64)
-    model = _model(file, f"account{number}", described)
-    if not _fits(model, len(columns)):
+    model = read_model(file, f"account{number}", described)
+    if not model_fits(model, len(columns)):
         raise BadModel(f"{path}: the model {name!r} does not fit its columns")
     return AccountModel(name, columns, model, float(described["say"]))
 

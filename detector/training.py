@@ -39,7 +39,7 @@ from detector.score import (
 from detector.trees import Trees
 from features import NAMES
 
-__all__ = ["TooLittle", "Week", "caught", "evidence_of", "thinned", "train"]
+__all__ = ["TooLittle", "Week", "caught", "evidence_of", "fit_networks", "thinned", "train"]
 
 WEEK_S: Final = 604_800.0
 _BLOCKS_TAUGHT: Final = 24
@@ -248,7 +248,7 @@ def _fit_block(job: _Job) -> tuple[Committee, NDArray[np.float64]]:
     x, y, weight = rows.x[taught], rows.y[taught], rows.weight[taught]
     # With many rows, trees of 31 leaves transferred better than the smaller ones before them.
     trees = _fit_trees(x, y, weight, leaves=31, trees=400)
-    networks = _fit_networks(x, y, weight, _NETWORKS)
+    networks = fit_networks(x, y, weight, _NETWORKS)
     committee = Committee((Trees.of(trees), networks))
     if taught.all():
         return committee, np.zeros(0)
@@ -256,7 +256,7 @@ def _fit_block(job: _Job) -> tuple[Committee, NDArray[np.float64]]:
     return committee, (trees.decision_function(left_out) + networks.all_log_odds(left_out)) / 2
 
 
-def _fit_networks(
+def fit_networks(
     x: NDArray[Any], y: NDArray[np.bool_], weight: NDArray[np.float64], seeds: int
 ) -> Networks:
     """Networks on (N, C) rows, all on the same rows, each started from a seed of its own."""
@@ -330,7 +330,7 @@ def _fit_account(
     if form.trees:
         model = Trees.of(_fit_trees(x, y, weight, leaves=16, trees=form.trees))
     else:
-        model = _fit_networks(x, y, weight, _ACCOUNT_NETWORKS)
+        model = fit_networks(x, y, weight, _ACCOUNT_NETWORKS)
     return AccountModel(form.name, columns, model, form.say)
 
 

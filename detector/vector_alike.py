@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.vector_kernels import FEATURES, nearest_mean
+from detector.vector_kernels import FEATURES, nearest_figures
 
 __all__ = ["ALIKE", "MOST_ACCOUNTS", "Alike", "squashed"]
 
@@ -50,12 +50,16 @@ class Alike:
         self._scores[row] = score
         self._times[row] = time
 
-    def mean_of(self, account: str) -> float | None:
-        """Mean score of the accounts most like it; None while there are too few others."""
+    def around(self, account: str) -> Floats | None:
+        """Of the accounts most like it: mean and deviation of their scores, and how far away the
+        last of them is (3,); None while there are too few others."""
         used = len(self._rows)
         if used <= ALIKE:
             return None
-        return float(nearest_mean(self._places, self._scores, used, self._rows[account], ALIKE))
+        found: Floats = nearest_figures(
+            self._places, self._scores, used, self._rows[account], ALIKE
+        )
+        return found
 
     def export(self) -> dict[str, Any]:
         """Everything, as builtins and bytes."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from detector.blocks import Block
 from detector.vector_alike import Alike, squashed
 from detector.vector_kernels import FEATURES
-from detector.vector_model import VectorModel
+from detector.vector_model import VectorModel, account_inputs
 from detector.vectors import VectorPopulation
 
 __all__ = ["VectorEvidence"]
@@ -28,6 +28,7 @@ class _History(msgspec.Struct):
     start: float
     events_before: int
     scores: list[float]
+    answered: list[bool]  # of each of these blocks: whether its answers are known
     first: bool = False  # whether scores[0] is of the first block, which revisions replace
     evidence: float = -math.inf
     suspected: bool = False
@@ -71,37 +72,43 @@ class VectorEvidence:
         """Judge a block: its log-odds, or None when it cannot be said. The evidence moves."""
         history = self._histories.get(block.account)
         if history is None:
-            history = _History(block.first_ts, block.events - block.n, [])
+            history = _History(block.first_ts, block.events - block.n, [], [])
             self._histories[block.account] = history
         elif block.time >= history.start + self._restart_s:
             weeks = (block.time - history.start) // self._restart_s
             if self._weeks is not None and history.scores:
                 self._weeks[block.account] = history.evidence
-            history = _History(history.start + weeks * self._restart_s, block.events - block.n, [])
+            start = history.start + weeks * self._restart_s
+            history = _History(start, block.events - block.n, [], [])
             self._histories[block.account] = history
         score = self.population.score(block)
         standard = self.population.standardise(block)
         if score is not None and standard is not None:
             place = squashed(standard)
+            answered = self.population.labelled(block)
             if block.index == 0 and history.first:
-                history.scores[0] = score
+                history.scores[0], history.answered[0] = score, answered
             else:
                 history.first = history.first or (block.index == 0 and not history.scores)
                 history.scores.append(score)
-                del history.scores[:-_SCORES_KEPT]
+                history.answered.append(answered)
+                del history.scores[:-_SCORES_KEPT], history.answered[:-_SCORES_KEPT]
                 history.blocks += 1
             if block.index == 0:
                 history.first_total = place.tolist()
             else:
                 total = place if not history.total else place + np.array(history.total)
                 history.total = total.tolist()
-            events = block.events - history.events_before
             mean = math.fsum(history.scores) / len(history.scores)
-            self._alike.put(block.account, self._place(history), mean, block.time)
-            alike = self._alike.mean_of(block.account)
-            odds = self._model.account_log_odds(
-                history.scores, events, alike, labelled=self.population.labelled(block)
+            lies = self._place(history)
+            self._alike.put(block.account, lies, mean, block.time)
+            inputs = account_inputs(
+                history.scores,
+                block.events - history.events_before,
+                sum(history.answered) / len(history.answered),
+                lies,
             )
+            odds = self._model.account_log_odds(inputs, self._alike.around(block.account))
             history.evidence = max(history.evidence, odds)
             if score > history.best:
                 history.best = score
@@ -118,9 +125,10 @@ class VectorEvidence:
         return total / history.blocks
 
     def learn(self, block: Block) -> None:
-        """Take the block of an unsuspected account into the population."""
+        """Take the block of an unsuspected account into the population, and note any."""
         if not self._histories[block.account].suspected:
             self.population.observe(block)
+        self.population.remember(block)
 
     def suspect(self, account: str) -> None:
         """From now on the account says nothing about what customers are like."""

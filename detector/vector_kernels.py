@@ -17,13 +17,15 @@ __all__ = [
     "CLASS_FIGURES",
     "FEATURES",
     "TAIL_CAP",
+    "TRAIL_FIGURES",
     "block_features",
     "cholesky",
     "confidence_odds",
     "expectations",
-    "nearest_mean",
+    "nearest_figures",
     "normal_scores",
     "squared_distances",
+    "trail_features",
     "whitened",
     "within_class_covariance",
 ]
@@ -58,12 +60,18 @@ FEATURES: Final = (
     "confidence",
     "border",
     "kernel_margin",
+    "trail",
+    "trail_flatness",
+    "trail_steps",
 )
+TRAIL_FIGURES: Final = 3  # the last of these, which `trail_features` finds
 CLASS_FIGURES: Final = 7  # columns of `expectations`
 
 TAIL_CAP: Final = 6.0  # how far a score may run past the last rank, in scales of the dimension
 _NEIGHBOURS: Final = 8
 _BIG: Final = 1e300
+_FARTHEST: Final = 3.0  # scales by which a single number can be away from an earlier row's
+_FLAT: Final = 0.9  # flatness from which a step is as good as flat
 _SAME: Final = 1e-9  # squared distance under which two rows count as one input
 
 
@@ -155,9 +163,10 @@ def cholesky(matrix: Floats, ridge: float) -> Floats:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def nearest_mean(vectors: Floats, values: Floats, used: int, own: int, count: int) -> float:
-    """Mean of `values` (N,) over the `count` rows of `vectors` (N, F) nearest to row `own`, itself
-    left out, among the first `used`; of equally near ones the first."""
+def nearest_figures(vectors: Floats, values: Floats, used: int, own: int, count: int) -> Floats:
+    """The `count` rows of `vectors` (N, F) nearest to row `own`, itself left out, among the first
+    `used`, of equally near ones the first: mean and deviation of their `values` (N,), and the
+    distance of the farthest (3,)."""
     width = vectors.shape[1]
     near = np.full(count, _BIG)
     at = np.full(count, -1, dtype=np.int64)
@@ -176,10 +185,73 @@ def nearest_mean(vectors: Floats, values: Floats, used: int, own: int, count: in
                 q -= 1
             near[q] = gap
             at[q] = j
-    total = 0.0
+    out = np.zeros(3)
     for q in range(count):
-        total += values[at[q]]
-    return total / count
+        out[0] += values[at[q]] / count
+    for q in range(count):
+        out[1] += (values[at[q]] - out[0]) ** 2 / count
+    out[1] = np.sqrt(out[1])
+    out[2] = np.sqrt(near[count - 1])
+    return out
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def trail_features(rows: Floats, trail: NDArray[np.float32], used: int, scale: Floats) -> Floats:
+    """How rows (n, d) follow from what anybody sent before: `trail` (d, m), of which `used` count,
+    and the rows before them.
+
+    Median over rows of the log distance to the nearest such row, in steps of `scale` (d,); mean
+    flatness of the step from there, 1 when all numbers change by as much and 1/d when one does;
+    and the share of rows whose step is as good as flat (3,). Identical rows are no step. The first
+    two are NaN where no row has one.
+    """
+    n, d = rows.shape
+    gaps = np.empty(used)
+    far = np.empty(n)
+    steps = 0
+    flat = 0.0
+    flattest = 0.0
+    for i in range(n):
+        gaps[:] = 0.0
+        for k in range(d):
+            for j in range(used):
+                step = min(abs(trail[k, j] - rows[i, k]) / scale[k], _FARTHEST)
+                gaps[j] += step * step
+        nearest = _BIG
+        at = -1
+        for j in range(used):
+            if _SAME < gaps[j] < nearest:
+                nearest = gaps[j]
+                at = j
+        before = -1
+        for j in range(i):
+            gap = 0.0
+            for k in range(d):
+                step = min(abs(rows[j, k] - rows[i, k]) / scale[k], _FARTHEST)
+                gap += step * step
+            if _SAME < gap < nearest:
+                nearest = gap
+                before = j
+        if nearest == _BIG:
+            continue
+        total = 0.0
+        square = 0.0
+        for k in range(d):
+            base = rows[before, k] if before >= 0 else trail[k, at]
+            step = min(abs(rows[i, k] - base) / scale[k], 1e6)
+            total += step
+            square += step * step
+        flatness = total * total / (d * square)
+        far[steps] = 0.5 * np.log(nearest / d)
+        steps += 1
+        flat += flatness
+        flattest += flatness > _FLAT
+    out = np.full(3, np.nan)
+    if steps > 0:
+        out[0] = _median(far, steps)
+        out[1] = flat / steps
+    out[2] = flattest / n
+    return out
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -327,14 +399,16 @@ def block_features(
     expected_confidence: Floats,  # (classes + 1,) mean log-odds of the reservoir's
     class_means: Floats,  # (classes + 1, d) `means`, whitened by `factor`
 ) -> Floats:
-    """The features named in `FEATURES`, free of the dimension; NaN where the log does not say.
+    """The features named in `FEATURES` but the trail's, free of the dimension.
+
+    NaN where the log does not say.
 
     Differences from `expected` (per class, the last row for all) make classes comparable.
     """
     n, d = raw.shape
     m = distances.shape[1]
     classes = share.shape[0]
-    out = np.zeros(len(FEATURES))
+    out = np.zeros(len(FEATURES) - TRAIL_FIGURES)
 
     trace = 0.0
     trace_all = 0.0

@@ -19,12 +19,16 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.networks import Networks
+from detector.score import Committee, described_model, model_fits, read_model
 from detector.trees import Trees
 from detector.vector_kernels import FEATURES
 
 __all__ = [
+    "ALIKE_INPUTS",
     "FORMAT",
     "LABEL_FEATURES",
+    "OWN_INPUTS",
     "PLAIN_WORDS",
     "SIZE_CLASSES",
     "ModelError",
@@ -35,19 +39,21 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-FORMAT: Final = "velvetrope vector model 4"
+FORMAT: Final = "velvetrope vector model 5"
 SIZE_CLASSES: Final = 3
-_TREE_ARRAYS: Final = ("feature", "threshold", "left", "right", "value", "root")
-_BLOCK_MODELS: Final = ("labelled", "unlabelled")
+_MODELS: Final = ("labelled", "unlabelled", "account", "alike")
 _SHAPES: Final[Mapping[str, tuple[int | None, ...]]] = {
-    "account": (6,),
-    "alike": (7,),
     "own_bar": (1,),
     "bare": (2,),
     "typical_middle": (SIZE_CLASSES, len(FEATURES)),
     "typical_spread": (SIZE_CLASSES, len(FEATURES)),
     "reference": (None,),
 }
+# What the account models see: its blocks' scores, then what its blocks are like on the mean, then,
+# where there are enough of them, what the accounts most like it score.
+OWN_INPUTS: Final = 6 + len(FEATURES)
+_ANSWERED: Final = 5
+ALIKE_INPUTS: Final = 3
 
 LABEL_FEATURES: Final = frozenset(
     {
@@ -94,6 +100,9 @@ PLAIN_WORDS: Final[Mapping[str, str]] = {
     "label_changes": "how often the answer changes from one request to the next",
     "border": "how deep its inputs lie inside of the region of their answer",
     "kernel_margin": "how clearly other customers' inputs nearby speak for the answer",
+    "trail": "how far its inputs lie from what anybody sent before",
+    "trail_flatness": "whether all numbers change by equal steps from what anybody sent before",
+    "trail_steps": "how many of its inputs are such steps",
 }
 
 
@@ -106,24 +115,32 @@ def size_class(n: int) -> int:
     return 0 if n < 12 else 1 if n < 24 else 2
 
 
-def account_inputs(block_scores: Sequence[float], events: int) -> Floats:
-    """Terms (5,) of the account model: mean, maximum and minimum of block scores, the logarithm of
-    events, and mean times that logarithm: many blocks make a mean surer."""
+def account_inputs(
+    block_scores: Sequence[float], events: int, answered: float, place: Floats
+) -> Floats:
+    """What the account models see of an account by itself (OWN_INPUTS,).
+
+    Mean, maximum and minimum of block scores, the logarithm of events, mean times that logarithm
+    (many blocks make a mean surer), the share of blocks with answers in the log, and the mean
+    `place` (F,) of its blocks, see `detector.vector_alike.squashed`.
+    """
     if not block_scores:
         raise ValueError("an account without a scored block has no log-odds")
     mean = math.fsum(block_scores) / len(block_scores)
     size = math.log2(1.0 + events / 8.0)
-    return np.array([mean, max(block_scores), min(block_scores), size, mean * size])
+    return np.array(
+        [mean, max(block_scores), min(block_scores), size, mean * size, answered, *place.tolist()]
+    )
 
 
 @dataclass(frozen=True)
 class VectorModel:
-    """Learned weights and the customers that they were calibrated on."""
+    """What was learned, and the customers that it was calibrated on."""
 
-    labelled: Trees  # on standardised features (F,)
-    unlabelled: Trees  # the same, which never looks at label features
-    account: Floats  # (5 + 1,) weights of `account_inputs`, then the intercept
-    alike: Floats  # (6 + 1,) the same with the mean score of the accounts most like it
+    labelled: Committee  # on standardised features (F,)
+    unlabelled: Committee  # the same, which never looks at label features
+    account: Committee  # on `account_inputs`
+    alike: Committee  # the same and what the accounts most like it score
     own_bar: Floats  # (1,) log-odds by `account` from which accounts like it count
     bare: Floats  # (2,) factor and shift of log-odds where the log has no answers
     typical_middle: Floats  # (3, F) by size class: medians of customers' features elsewhere
@@ -136,44 +153,33 @@ class VectorModel:
         return self._block(labelled).log_odds(standard)
 
     def contributions(self, standard: Floats, *, labelled: bool) -> Floats:
-        """What each feature adds to the log-odds (F,); with the mean of all blocks they add up."""
+        """What each feature adds to the log-odds (F,); with those of a usual block they add up."""
         return self._block(labelled).shares(standard)
 
-    def _block(self, labelled: bool) -> Trees:
+    def _block(self, labelled: bool) -> Committee:
         return self.labelled if labelled else self.unlabelled
 
     def typical(self, size: int) -> tuple[Floats, Floats]:
         """Median and spread (F,) of customers' blocks of a size class elsewhere."""
         return self.typical_middle[size], self.typical_spread[size]
 
-    def account_log_odds(
-        self,
-        block_scores: Sequence[float],
-        events: int,
-        alike: float | None = None,
-        *,
-        labelled: bool = True,
-    ) -> float:
-        """Log-odds that an account harvests, from its blocks' scores and its events so far.
+    def account_log_odds(self, inputs: Floats, alike: Floats | None = None) -> float:
+        """Log-odds that an account harvests, from `account_inputs`.
 
-        `alike` is the mean score of the accounts that are most like it, where there are enough of
-        them. It counts only for an account whose own blocks pass `own_bar`, so that nobody is
-        convicted by company, and only against it: who steals alone has no company. An account's
-        evidence is the running maximum of this. Without answers in the log customers' log-odds run
-        higher, and are put on the scale of those with answers, so that one reference serves. Raises
-        ValueError without scores.
+        `alike` (ALIKE_INPUTS,) is what the accounts most like it score, where there are enough of
+        them: see `detector.vector_alike.Alike.around`. It counts only for an account whose own
+        blocks pass `own_bar`, so that nobody is convicted by company, and only against it: who
+        steals alone has no company. An account's evidence is the running maximum of this. Where
+        the log has no answers customers' log-odds run higher: so far as an account's blocks have
+        none, they are put on the scale of those with, so that one reference serves.
         """
-        odds = self._odds(block_scores, events, alike)
-        return odds if labelled else float(self.bare[0]) * odds + float(self.bare[1])
-
-    def _odds(self, block_scores: Sequence[float], events: int, alike: float | None) -> float:
-        inputs = account_inputs(block_scores, events)
-        own = math.fsum(self.account[:-1] * inputs) + float(self.account[-1])
-        if alike is None or own < self.own_bar[0]:
-            return own
-        seen = np.append(inputs, alike)
-        company = math.fsum(self.alike[:-1] * seen) + float(self.alike[-1])
-        return max(own, 0.5 * (own + company))
+        odds = self.account.log_odds(inputs)
+        if alike is not None and odds >= self.own_bar[0]:
+            company = self.alike.log_odds(np.append(inputs, alike))
+            odds = max(odds, 0.5 * (odds + company))
+        bare = 1.0 - float(inputs[_ANSWERED])
+        factor, shift = float(self.bare[0]), float(self.bare[1])
+        return odds * (1.0 + bare * (factor - 1.0)) + bare * shift
 
     def quantile(self, q: float) -> float:
         """Evidence below which a share `q` of the reference's customers stays in a week."""
@@ -181,29 +187,22 @@ class VectorModel:
 
     def save(self, path: Path) -> None:
         """Write the artefact; the same model gives the same bytes."""
+        described: dict[str, list[dict[str, Any]]] = {}
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in _SHAPES}
+        for name in _MODELS:
+            members = [described_model(one) for one in getattr(self, name).members]
+            described[name] = [kind for kind, _ in members]
+            for number, (_, parts) in enumerate(members):
+                arrays |= {f"{name}{number}_{part}": array for part, array in parts.items()}
         metadata = {
             **self.metadata,
             "format": FORMAT,
             "features": list(FEATURES),
-            "bias": {name: self._block(name == "labelled").bias for name in _BLOCK_MODELS},
-        }
-        trees: dict[str, Any] = {
-            f"{name}.{part}": array
-            for name in _BLOCK_MODELS
-            for part, array in self._block(name == "labelled").arrays().items()
+            "models": described,
         }
         with path.open("wb") as file:
             np.savez_compressed(
-                file,
-                **trees,
-                account=self.account,
-                alike=self.alike,
-                own_bar=self.own_bar,
-                bare=self.bare,
-                typical_middle=self.typical_middle,
-                typical_spread=self.typical_spread,
-                reference=self.reference,
-                metadata=np.array(json.dumps(metadata, sort_keys=True)),
+                file, **arrays, metadata=np.array(json.dumps(metadata, sort_keys=True))
             )
 
     @classmethod
@@ -221,8 +220,7 @@ class VectorModel:
             zlib.error,
         ) as error:
             raise ModelError(f"{path}: not a readable vector model: {error}") from error
-        trees = [f"{name}.{part}" for name in _BLOCK_MODELS for part in _TREE_ARRAYS]
-        missing = [name for name in ("metadata", *_SHAPES, *trees) if name not in entries]
+        missing = [name for name in ("metadata", *_SHAPES) if name not in entries]
         if missing:
             raise ModelError(f"{path}: no entry {missing[0]!r}")
         metadata = _metadata(path, entries["metadata"])
@@ -239,16 +237,25 @@ class VectorModel:
             raise ModelError(f"{path}: the factor of 'bare' is not positive")
         if not len(arrays["reference"]) or np.any(np.diff(arrays["reference"]) < 0.0):
             raise ModelError(f"{path}: the reference is empty or not sorted")
-        blocks: dict[str, Any] = {}
-        for name in _BLOCK_MODELS:
-            try:
-                parts = {part: entries[f"{name}.{part}"] for part in _TREE_ARRAYS}
-                blocks[name] = Trees(metadata["bias"][name], parts)
-            except (KeyError, TypeError, ValueError) as error:
-                raise ModelError(f"{path}: {name!r}: {error}") from error
-            if blocks[name].width > len(FEATURES):
-                raise ModelError(f"{path}: {name!r} looks at more features than there are")
-        return cls(**blocks, **arrays, metadata=metadata)
+        models: dict[str, Any] = {
+            name: _committee(path, entries, metadata, name) for name in _MODELS
+        }
+        return cls(**models, **arrays, metadata=metadata)
+
+
+def _committee(
+    path: Path, entries: Mapping[str, Any], metadata: Mapping[str, Any], name: str
+) -> Committee:
+    width = {"account": OWN_INPUTS, "alike": OWN_INPUTS + ALIKE_INPUTS}.get(name, len(FEATURES))
+    members: list[Trees | Networks] = []
+    try:
+        for number, described in enumerate(metadata["models"][name]):
+            members.append(read_model(entries, f"{name}{number}", described))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: {name!r}: {error}") from error
+    if not members or not all(model_fits(member, width) for member in members):
+        raise ModelError(f"{path}: {name!r} does not fit its inputs, or is empty")
+    return Committee(tuple(members))
 
 
 def _metadata(path: Path, entry: NDArray[Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ __all__ = [
     "ROWS_PER_ACCOUNT",
     "ROWS_PER_HOUR",
     "SHARE_PER_HOUR",
+    "TRAIL_ROWS",
     "VectorPopulation",
 ]
 
@@ -53,7 +54,9 @@ _MIN_CLASS_ROWS: Final = 6
 _MAX_CLASSES: Final = 256
 _LABEL_BYTES: Final = 64
 _PRIOR_BLOCKS: Final = 8.0  # weight of the shipped scale, in blocks of the log
-_STATE_VERSION: Final = 2
+TRAIL_ROWS: Final = 2048  # rows last sent by anybody, thieves too
+_MIN_TRAIL: Final = 200
+_STATE_VERSION: Final = 3
 _KEY: Final = b"velvetrope vectors 1"
 
 
@@ -216,6 +219,8 @@ class VectorPopulation:
         self._scales: list[tuple[Floats, Floats] | None] = [None, None, None]
         self._stale = 0  # references taken in since the scales were made
         self._measured: dict[tuple[tuple[str, str, int, int], int], Floats] = {}
+        self._trail = np.zeros((dims, TRAIL_ROWS), dtype=np.float32)
+        self._trail_at: dict[bytes, int] = {}  # raw bytes → column, the oldest first
 
     # -- what the judge asks -----------------------------------------------------------------
 
@@ -251,7 +256,7 @@ class VectorPopulation:
         if own is not None:
             usable = usable.copy()
             usable[own] = False
-        features: Floats = kernels.block_features(
+        figures: Floats = kernels.block_features(
             raw,
             codes,
             scores,
@@ -272,6 +277,11 @@ class VectorPopulation:
             frame.confidence,
             frame.class_means,
         )
+        used = len(self._trail_at)
+        trail = np.full(kernels.TRAIL_FIGURES, np.nan)
+        if used >= _MIN_TRAIL:
+            trail = kernels.trail_features(raw, self._trail, used, frame.scale)
+        features: Floats = np.append(figures, trail)
         # Only spares `observe` the work of `score`: emptied whenever the answer would change.
         if len(self._measured) >= 1024:
             self._measured.clear()
@@ -322,6 +332,20 @@ class VectorPopulation:
             return False
         known = sum(label in frame.code for label in block.labels)
         return 2 * known >= block.n
+
+    def remember(self, block: Block) -> None:
+        """Note what was sent, by whomever; call it last of all. Later rows are held against it."""
+        if block.dims != self.dims:
+            return
+        for row in np.frombuffer(block.vectors, dtype="<f4").reshape(-1, self.dims):
+            raw = row.tobytes()
+            if raw in self._trail_at:
+                continue
+            at = len(self._trail_at)
+            if at == TRAIL_ROWS:
+                at = self._trail_at.pop(next(iter(self._trail_at)))
+            self._trail_at[raw] = at
+            self._trail[:, at] = row
 
     # -- what customers teach ----------------------------------------------------------------
 
@@ -509,6 +533,8 @@ class VectorPopulation:
                 for scale in self._scales
             ],
             "stale": self._stale,
+            "trail": b"".join(self._trail_at),
+            "trail_at": list(self._trail_at.values()),
         }
 
     @classmethod
@@ -536,6 +562,10 @@ class VectorPopulation:
             for scale in state["scales"]
         ]
         population._stale = state["stale"]
+        sent = np.frombuffer(state["trail"], dtype="<f4").reshape(-1, population.dims)
+        for numbers, at in zip(sent, state["trail_at"], strict=True):
+            population._trail_at[numbers.tobytes()] = at
+            population._trail[:, at] = numbers
         return population
 
 

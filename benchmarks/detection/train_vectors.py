@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
 
 from benchmarks.detection import vectors
 from benchmarks.detection.built_in import recorded_tables
@@ -34,12 +33,16 @@ from benchmarks.detection.sources import SPLITS, Split, load
 from benchmarks.detection.vectors import VectorTraffic
 from detector.baseline import Reference
 from detector.blocks import BLOCK_EVENTS, FIRST_BLOCK_REVISIONS, Block, Identity
+from detector.score import Committee
+from detector.training import fit_networks
 from detector.trees import Trees
 from detector.vector_alike import Alike, squashed
 from detector.vector_evidence import VectorEvidence
 from detector.vector_kernels import FEATURES
 from detector.vector_model import (
+    ALIKE_INPUTS,
     LABEL_FEATURES,
+    OWN_INPUTS,
     SIZE_CLASSES,
     VectorModel,
     account_inputs,
@@ -55,7 +58,9 @@ SHARES = (0.02, 0.05, 0.12, 0.25)  # thieves among a week's accounts, in turn
 TAUGHT = 0.4  # the same in weeks that teach: many campaigns, more than ever are there
 RATE = 1e-3
 TRIM_RATE = 1e-2  # from here an account teaches no population, as in the judge
-_ROUNDS = 120
+_ROUNDS = 200
+_PARTS = 4  # in which block scores are cross-fitted
+_NETWORKS = 3
 _ALL_UNTIL = 6
 _THEN_EVERY = 4
 _SCALED_BY = (0.9, 0.995)
@@ -176,10 +181,10 @@ def weeks(job: Job) -> list[Week]:
                 traffic[part.model].append((f"a{number}-{i}", label, one))
     found = []
     for model, accounts in sorted(traffic.items()):
-        every = [block for name, _, one in accounts for block in blocks_of(name, one)]
-        every.sort(key=lambda block: (block.time, block.id))
+        blocks = [block for name, _, one in accounts for block in blocks_of(name, one)]
+        blocks.sort(key=lambda block: (block.time, block.id))
         labels = {name: label for name, label, _ in accounts}
-        found.append(Week(model, every, labels))
+        found.append(Week(model, blocks, labels))
     return found
 
 
@@ -198,6 +203,7 @@ class Collected:
     features: Floats  # (B, F)
     standard: Floats  # (B, F)
     sizes: NDArray[np.int64]
+    answered: NDArray[np.bool_]  # whether the answers are in the log
 
 
 def _without_confidence(block: Block) -> Block:
@@ -205,15 +211,25 @@ def _without_confidence(block: Block) -> Block:
     return Block(**{**values, "confidences": b""})
 
 
-def _patience(rng: np.random.Generator, harvesting: bool) -> int:
-    """Scored blocks after which an account leaves the population: most thieves at once, as soon
-    as a detector would see them, some later, some never."""
-    if not harvesting:
-        return 1 << 30
-    luck = rng.random()
-    if luck < 0.65:
-        return 1
-    return int(rng.integers(2, 8)) if luck < 0.85 else 1 << 30
+def _patience(rng: np.random.Generator, labels: dict[str, Label]) -> dict[str, int]:
+    """Scored blocks after which each account leaves the population: when a detector would see it.
+
+    Accounts of one campaign are seen together, some campaigns soon, some never: what these teach a
+    population is what makes the next block of theirs look ordinary.
+    """
+    never = 1 << 30
+    seen: dict[str, float] = {}
+    patience = dict.fromkeys(labels, never)
+    for name, label in sorted(labels.items()):
+        if not label.harvesting:
+            continue
+        campaign = name.split("-")[0]
+        if campaign not in seen:
+            seen[campaign] = float(rng.choice([0.0, 0.2, 0.8, 1.0], p=[0.2, 0.15, 0.25, 0.4]))
+        if label.group.startswith("natural") or rng.random() >= seen[campaign]:
+            continue
+        patience[name] = 1 if rng.random() < 0.7 else int(rng.integers(2, 8))
+    return patience
 
 
 def collect(week: Week, model: VectorModel, seed: int) -> Collected:
@@ -221,53 +237,51 @@ def collect(week: Week, model: VectorModel, seed: int) -> Collected:
     every fourth."""
     rng = np.random.default_rng(seed)
     population = VectorPopulation(week.dims, model)
-    patience = {
-        name: _patience(rng, label.harvesting) for name, label in sorted(week.labels.items())
-    }
+    patience = _patience(rng, week.labels)
     seen = dict.fromkeys(week.labels, 0)
     rows = []
     for whole in week.blocks:
         if whole.index >= _ALL_UNTIL and whole.index % _THEN_EVERY:
             continue
-        # Half of the logs have the model's confidence.
-        block = _without_confidence(whole) if seed % 2 else whole
+        # A third of the logs has the model's confidence, a third no answers.
+        block = (whole, _without_confidence(whole), _replace_labels(whole))[seed % 3]
         standard = population.standardise(block)
         features = population.measure(block)
         if standard is not None and features is not None:
-            rows.append((block, features, standard))
+            rows.append((block, features, standard, population.labelled(block)))
             seen[block.account] += 1
             if seen[block.account] == patience[block.account]:
                 population.trim({block.account})
         if seen[block.account] < patience[block.account]:
             population.observe(block)
-    labels = [week.labels[block.account] for block, _, _ in rows]
+        population.remember(block)
+    labels = [week.labels[block.account] for block, *_ in rows]
     width = len(FEATURES)
     return Collected(
-        [block.account for block, _, _ in rows],
+        [block.account for block, *_ in rows],
         np.array([label.harvesting for label in labels], dtype=np.bool_),
         np.array([label.group.startswith("natural") for label in labels], dtype=np.bool_),
-        np.array([block.events for block, _, _ in rows], dtype=np.int64),
-        np.array([block.index for block, _, _ in rows], dtype=np.int64),
-        np.array([features for _, features, _ in rows]).reshape(-1, width),
-        np.array([standard for _, _, standard in rows]).reshape(-1, width),
-        np.array([size_class(block.n) for block, _, _ in rows], dtype=np.int64),
+        np.array([block.events for block, *_ in rows], dtype=np.int64),
+        np.array([block.index for block, *_ in rows], dtype=np.int64),
+        np.array([features for _, features, *_ in rows]).reshape(-1, width),
+        np.array([standard for _, _, standard, _ in rows]).reshape(-1, width),
+        np.array([size_class(block.n) for block, *_ in rows], dtype=np.int64),
+        np.array([answered for *_, answered in rows], dtype=np.bool_),
     )
 
 
 def blank() -> VectorModel:
     """A model that knows nothing, to measure with before there is one."""
     n = len(FEATURES)
+    nothing = Committee((Trees.silent(),))
     return VectorModel(
-        Trees.silent(),
-        Trees.silent(),
-        np.zeros(6),
-        np.zeros(7),
-        np.zeros(1),
-        np.array([1.0, 0.0]),
-        np.zeros((SIZE_CLASSES, n)),
-        np.ones((SIZE_CLASSES, n)),
-        np.zeros(1),
-        {},
+        *(nothing,) * 4,
+        own_bar=np.zeros(1),
+        bare=np.array([1.0, 0.0]),
+        typical_middle=np.zeros((SIZE_CLASSES, n)),
+        typical_spread=np.ones((SIZE_CLASSES, n)),
+        reference=np.zeros(1),
+        metadata={},
     )
 
 
@@ -288,21 +302,27 @@ def typical(collected: Iterable[Collected]) -> tuple[Floats, Floats]:
     return middle, spread
 
 
-def block_model(x: Floats, y: NDArray[np.bool_], weight: Floats) -> HistGradientBoostingClassifier:
-    """Boosted trees of 16 leaves, strongly ridged; both classes weigh the same.
+def _fitted(x: Floats, y: NDArray[np.bool_], weight: Floats, leaves: int) -> Committee:
+    """Boosted trees, strongly ridged, and networks; both classes weigh the same.
 
-    A logistic regression caught .41 of the test weeks' thieves where these caught .68, and .22
+    A logistic regression caught .41 of the test weeks' thieves where trees caught .68, and .22
     where they caught .64 on drawings (docs/decisions/0051).
     """
-    return HistGradientBoostingClassifier(
-        max_leaf_nodes=16,
+    weight = _balanced(y, weight)
+    trees = HistGradientBoostingClassifier(
+        max_leaf_nodes=leaves,
         min_samples_leaf=100,
         l2_regularization=50.0,
         learning_rate=0.08,
         max_iter=_ROUNDS,
         early_stopping=False,
         random_state=0,
-    ).fit(x, y, _balanced(y, weight))
+    ).fit(x, y, weight)
+    return Committee((Trees.of(trees), fit_networks(x, y, weight, _NETWORKS)))
+
+
+def _odds(model: Committee, x: Floats) -> Floats:
+    return np.array([model.log_odds(row) for row in x])
 
 
 def _balanced(y: NDArray[np.bool_], weight: Floats) -> Floats:
@@ -310,64 +330,92 @@ def _balanced(y: NDArray[np.bool_], weight: Floats) -> Floats:
     return np.asarray(weight * level * (len(y) / 2.0))
 
 
-def _per_account(collected: Sequence[Collected], power: float) -> Floats:
-    """1 / (rows of the account)^power: busy accounts teach more, but not in proportion."""
+def _weights(collected: Sequence[Collected]) -> Floats:
+    """1/√(rows of the account), and of thieves by 1/√(accounts of the campaign): busy accounts and
+    large campaigns teach more, but not in proportion."""
     weight = []
     for one in collected:
-        _, at, counts = np.unique(one.accounts, return_inverse=True, return_counts=True)
-        weight.append(counts[at].astype(np.float64) ** -power)
+        _, at, rows = np.unique(one.accounts, return_inverse=True, return_counts=True)
+        members: dict[str, set[str]] = defaultdict(set)
+        for name in one.accounts:
+            members[name.split("-")[0]].add(name)
+        campaign = np.array([len(members[name.split("-")[0]]) for name in one.accounts])
+        weight.append(1.0 / np.sqrt(rows[at] * np.where(one.harvesting, campaign, 1)))
     return np.concatenate(weight)
 
 
-def train(teaching: Sequence[Collected], middle: Floats, spread: Floats) -> VectorModel:
-    """Block models (with and without answers) and the account model on out-of-fold scores."""
+@dataclass(frozen=True)
+class _Fit:
+    """One model to fit, and the rows that it leaves out, to be scored."""
+
+    x: Floats
+    y: NDArray[np.bool_]
+    weight: Floats
+    left_out: Floats
+    leaves: int
+
+
+def _fit(job: _Fit) -> tuple[Committee, Floats]:
+    model = _fitted(job.x, job.y, job.weight, job.leaves)
+    return model, _odds(model, job.left_out)
+
+
+def train(
+    teaching: Sequence[Collected],
+    middle: Floats,
+    spread: Floats,
+    fit: Callable[[list[_Fit]], list[tuple[Committee, Floats]]],
+) -> VectorModel:
+    """Block models (with and without answers) and account models on out-of-fold scores."""
     x = np.concatenate([one.standard for one in teaching])
     y = np.concatenate([one.harvesting for one in teaching])
+    answered = np.concatenate([one.answered for one in teaching])
     # What an ordinary customer could have sent teaches nothing about harvesting.
     counts = ~np.concatenate([one.natural for one in teaching])
-    weight = _per_account(teaching, 0.5)
-    part = np.concatenate([np.full(len(one.accounts), i % 4) for i, one in enumerate(teaching)])
-    fitted, scores = [], []
-    for columns in (np.ones(len(FEATURES)), (~_LABEL).astype(np.float64)):
-        used = x * columns
-        fitted.append(Trees.of(block_model(used[counts], y[counts], weight[counts])))
-        out = np.empty(len(y))
-        for k in range(4):
-            fit = counts & (part != k)
-            held = block_model(used[fit], y[fit], weight[fit])
-            out[part == k] = held.decision_function(used[part == k])
-        scores.append(out)
-    # Customers' scores are of one spread with and without answers, so that one reference serves.
-    level = [np.quantile(out[~y], (0.5, 0.995)) for out in scores]
-    stretch = float((level[0][1] - level[0][0]) / (level[1][1] - level[1][0]))
-    shift = float(level[0][0] - stretch * level[1][0])
-    scores[1] = stretch * scores[1] + shift
-    arrays = fitted[1].arrays()
-    fitted[1] = Trees(
-        stretch * fitted[1].bias + shift, {**arrays, "value": stretch * arrays["value"]}
+    weight = _weights(teaching)
+    part = np.concatenate(
+        [np.full(len(one.accounts), i % _PARTS) for i, one in enumerate(teaching)]
     )
-    rows, answers, row_weight, keep, customers = [], [], [], [], []
-    for out in scores:
+    nobody = x[:0]
+    jobs = []
+    # Without answers all can teach: their label features are not looked at.
+    for columns, these in ((np.ones(len(FEATURES)), answered), (~_LABEL, np.ones(len(y), bool))):
+        used = x * columns
+        for left_out in (None, *range(_PARTS)):
+            taught = counts & these & (part != (-1 if left_out is None else left_out))
+            held = nobody if left_out is None else used[part == left_out]
+            jobs.append(_Fit(used[taught], y[taught], weight[taught], held, 16))
+    fitted = fit(jobs)
+    scores = []
+    for first in (0, _PARTS + 1):
+        out = np.empty(len(y))
+        for k in range(_PARTS):
+            out[part == k] = fitted[first + 1 + k][1]
+        scores.append(out)
+    # Where a log has answers, an account is also taught as if it had none.
+    rows, answers, row_weight, keep = [], [], [], []
+    bare_too = (np.where(answered, scores[0], scores[1]), scores[1])
+    for bare, out in zip((False, True), bare_too, strict=True):
         at = 0
         for one in teaching:
-            rows.append(_histories(one, out[at : at + len(one.accounts)]))
+            rows.append(_histories(one, out[at : at + len(one.accounts)], bare))
             at += len(one.accounts)
         answers.append(y)
-        keep.append(counts)
-        row_weight.append(_per_account(teaching, 1.0))
-    seen = np.concatenate(rows)
-    kept = np.concatenate(keep) & np.isfinite(seen).all(axis=1)
-    harvests = np.concatenate(answers)[kept]
-    weights = _balanced(harvests, np.concatenate(row_weight)[kept])
-    account, alike = (
-        np.append(fit.coef_[0], fit.intercept_)
-        for fit in (
-            LogisticRegression(C=1.0, max_iter=2000).fit(seen[kept, :width], harvests, weights)
-            for width in (5, 6)
-        )
+        keep.append(counts & (answered | (not bare)))
+        row_weight.append(weight)
+    seen, harvests = np.concatenate(rows), np.concatenate(answers)
+    kept, weights = np.concatenate(keep), np.concatenate(row_weight)
+    company = kept & np.isfinite(seen).all(axis=1)
+    (account, own), (alike, _) = fit(
+        [
+            _Fit(seen[these, :width], harvests[these], weights[these], left_out, 8)
+            for these, width, left_out in (
+                (kept, OWN_INPUTS, seen[:, :OWN_INPUTS]),
+                (company, OWN_INPUTS + ALIKE_INPUTS, seen[:0]),
+            )
+        ]
     )
-    own = seen[:, :5] @ account[:-1] + account[-1]
-    at = 0
+    customers, at = [], 0
     for one in teaching:
         highest: dict[str, float] = {}
         for i, name in enumerate(one.accounts):
@@ -375,30 +423,42 @@ def train(teaching: Sequence[Collected], middle: Floats, spread: Floats) -> Vect
                 highest[name] = max(highest.get(name, -math.inf), float(own[at + i]))
         at += len(one.accounts)
         customers += list(highest.values())
-    bar = np.array([np.quantile(customers, _OWN_BAR)])
-    same = np.array([1.0, 0.0])
     return VectorModel(
-        fitted[0], fitted[1], account, alike, bar, same, middle, spread, np.zeros(1), {}
+        labelled=fitted[0][0],
+        unlabelled=fitted[_PARTS + 1][0],
+        account=account,
+        alike=alike,
+        own_bar=np.array([np.quantile(customers, _OWN_BAR)]),
+        bare=np.array([1.0, 0.0]),
+        typical_middle=middle,
+        typical_spread=spread,
+        reference=np.zeros(1),
+        metadata={},
     )
 
 
-def _histories(one: Collected, scores: Floats) -> Floats:
-    """Inputs of the account models after every block (B, 6); NaN where nobody is alike yet."""
-    held: dict[str, dict[int, tuple[float, Floats]]] = defaultdict(dict)
+def _histories(one: Collected, scores: Floats, bare: bool) -> Floats:
+    """Inputs of the account models after every block, (B, OWN_INPUTS + ALIKE_INPUTS); the last are
+    NaN where nobody is alike yet. `bare`: as if the log had no answers."""
+    held: dict[str, dict[int, tuple[float, Floats, bool]]] = defaultdict(dict)
     alike = Alike()
     rows = []
     for i, account in enumerate(one.accounts):
-        held[account][int(one.index[i])] = (float(scores[i]), squashed(one.standard[i]))
-        own = [score for score, _ in held[account].values()]
-        place = np.mean([place for _, place in held[account].values()], axis=0)
-        alike.put(account, place, math.fsum(own) / len(own), float(i))
-        company = alike.mean_of(account)
+        place = squashed(np.where(_LABEL, 0.0, one.standard[i]) if bare else one.standard[i])
+        answered = bool(one.answered[i]) and not bare
+        held[account][int(one.index[i])] = (float(scores[i]), place, answered)
+        own = [score for score, _, _ in held[account].values()]
+        lies = np.mean([place for _, place, _ in held[account].values()], axis=0)
+        alike.put(account, lies, math.fsum(own) / len(own), float(i))
+        share = float(np.mean([answered for _, _, answered in held[account].values()]))
+        around = alike.around(account)
         rows.append(
             np.append(
-                account_inputs(own, int(one.events[i])), math.nan if company is None else company
+                account_inputs(own, int(one.events[i]), share, lies),
+                np.full(ALIKE_INPUTS, np.nan) if around is None else around,
             )
         )
-    return np.array(rows).reshape(-1, 6)
+    return np.array(rows).reshape(-1, OWN_INPUTS + ALIKE_INPUTS)
 
 
 # -- counting ----------------------------------------------------------------------------------
@@ -553,7 +613,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="keep composed weeks here")
-    parser.add_argument("--weeks", type=int, default=4, help="of training; the rest follow from it")
+    parser.add_argument("--weeks", type=int, default=12, help="of training")
+    parser.add_argument("--calibration-weeks", type=int, default=5)
+    parser.add_argument("--test-weeks", type=int, default=2, help="and as many of drawings")
     parser.add_argument("--customers", type=int, default=1000, help="a week, over all its models")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--model", type=Path, help="learn nothing, only make its reference anew")
@@ -576,26 +638,27 @@ def main() -> None:
             collected = list(
                 pool.map(_collect, [(week, scaled, i) for i, week in enumerate(teaching)])
             )
-            return calibrate(train(collected, middle, spread), calibration, run)
+            model = train(collected, middle, spread, lambda jobs: list(pool.map(_fit, jobs)))
+            return calibrate(model, calibration, run)
 
         data, n, size = arguments.data, arguments.weeks, arguments.customers
         calibration = compose(
             *(
                 Job("calibrate", i, data, size, thieves=SHARES[i % len(SHARES)])
-                for i in range(max(n, 5))
+                for i in range(arguments.calibration_weeks)
             )
         )
         recorded = ("letter", "magic", "breast_cancer")
         tests = compose(
             *(
                 Job("test", i, data, size, thieves=0.3, only=recorded)
-                for i in range(max(n // 4 + 1, 2))
+                for i in range(arguments.test_weeks)
             )
         )
         images = compose(
             *(
                 Job("test", 100 + i, data, 400, thieves=0.3, only=(), made_up=0, drawn=2)
-                for i in range(max(n // 2, 2))
+                for i in range(arguments.test_weeks)
             )
         )
         if arguments.model:

@@ -74,12 +74,13 @@ def models() -> Models:
         about={},
     )
     n = len(FEATURES)
-    far = staircase(FEATURES.index("distance"), -4.0, 6.0, 0.25)
+    far = Committee((staircase(FEATURES.index("distance"), -4.0, 6.0, 0.25),))
+    by_mean = Committee((staircase(0, -4.0, 6.0, 0.25),))
     vector = VectorModel(
         labelled=far,
         unlabelled=far,
-        account=np.array([1.0, 0.2, 0.0, 0.0, 0.0, 0.0]),
-        alike=np.array([1.0, 0.2, 0.0, 0.0, 0.0, 0.0, 0.0]),  # whoever is alike changes nothing
+        account=by_mean,
+        alike=by_mean,  # whoever is alike changes nothing
         own_bar=np.array([0.0]),
         bare=np.array([1.0, 0.0]),
         typical_middle=np.zeros((SIZE_CLASSES, n)),

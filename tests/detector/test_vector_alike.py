@@ -22,31 +22,50 @@ def two_groups() -> Alike:
     return alike
 
 
+def mean_of(alike: Alike, account: str) -> float:
+    """Mean score of the accounts most like it."""
+    around = alike.around(account)
+    assert around is not None
+    return float(around[0])
+
+
 def test_the_nearest_accounts_speak() -> None:
     alike = two_groups()
-    assert alike.mean_of("near-3") == pytest.approx(1.0)
-    assert alike.mean_of("far-3") == pytest.approx(5.0)
+    assert mean_of(alike, "near-3") == pytest.approx(1.0)
+    assert mean_of(alike, "far-3") == pytest.approx(5.0)
+
+
+def test_what_is_around_an_account_is_mean_deviation_and_distance() -> None:
+    alike = Alike()
+    for i in range(ALIKE + 3):
+        place = np.zeros(N)
+        place[0] = float(i)
+        alike.put(f"a{i}", place, float(i), 0.0)
+    nearest = np.arange(1.0, ALIKE + 1.0)
+    around = alike.around("a0")
+    assert around is not None
+    assert around == pytest.approx([nearest.mean(), nearest.std(), ALIKE])
 
 
 def test_an_account_does_not_speak_for_itself() -> None:
     alike = two_groups()
     alike.put("near-3", np.zeros(N), 1000.0, 20.0)
-    assert alike.mean_of("near-3") == pytest.approx(1.0)
+    assert mean_of(alike, "near-3") == pytest.approx(1.0)
 
 
 def test_an_account_moves() -> None:
     alike = two_groups()
     alike.put("near-3", np.full(N, 9.0), 1.0, 20.0)
-    assert alike.mean_of("near-3") == pytest.approx(5.0)
+    assert mean_of(alike, "near-3") == pytest.approx(5.0)
 
 
 def test_a_few_accounts_are_no_company() -> None:
     alike = Alike()
     for i in range(ALIKE):
         alike.put(f"a{i}", np.zeros(N), 1.0, 0.0)
-        assert alike.mean_of(f"a{i}") is None
+        assert alike.around(f"a{i}") is None
     alike.put("one more", np.zeros(N), 1.0, 0.0)
-    assert alike.mean_of("one more") == pytest.approx(1.0)
+    assert mean_of(alike, "one more") == pytest.approx(1.0)
 
 
 def test_the_longest_silent_makes_room() -> None:
@@ -69,7 +88,7 @@ def test_goes_on_alike_after_a_restart() -> None:
         place = np.full(N, i / 10.0)
         first.put(f"more-{i}", place, float(i), 30.0 + i)
         second.put(f"more-{i}", place, float(i), 30.0 + i)
-        assert first.mean_of(f"more-{i}") == second.mean_of(f"more-{i}")
+        assert np.array_equal(first.around(f"more-{i}"), second.around(f"more-{i}"))
     assert first.export() == second.export()
 
 

@@ -17,6 +17,7 @@ from detector.vectors import (
     ROWS_PER_ACCOUNT,
     ROWS_PER_HOUR,
     SHARE_PER_HOUR,
+    TRAIL_ROWS,
     VectorPopulation,
 )
 
@@ -83,7 +84,9 @@ def populated(model: VectorModel, accounts: int = 30, blocks: int = 2) -> Vector
         for a in range(accounts):
             rows, labels = customer_rows(rng, 32)
             time = (index * accounts + a) * HOUR
-            population.observe(block(f"customer-{a}", rows, labels, index=index, time=time))
+            one = block(f"customer-{a}", rows, labels, index=index, time=time)
+            population.observe(one)
+            population.remember(one)
     return population
 
 
@@ -186,8 +189,9 @@ def test_goes_on_alike_after_a_restart(model: VectorModel) -> None:
         rows, labels = customer_rows(rng, 32)
         one = block(f"customer-{i % 35}", rows, labels, index=2 + i, time=(100.0 + i) * HOUR)
         assert restored.score(one) == population.score(one)
-        restored.observe(one)
-        population.observe(one)
+        for each in (restored, population):
+            each.observe(one)
+            each.remember(one)
     assert packed(restored) == packed(population)
 
 
@@ -247,9 +251,9 @@ def test_memory_is_bounded(model: VectorModel) -> None:
     sizes = []
     for i in range(600):
         rows, labels = customer_rows(rng, 32)
-        population.observe(
-            block(f"customer-{i % 300}", rows, labels, index=i // 300, time=i * HOUR)
-        )
+        one = block(f"customer-{i % 300}", rows, labels, index=i // 300, time=i * HOUR)
+        population.observe(one)
+        population.remember(one)
         if i >= 300:
             sizes.append(len(packed(population)))
     state = population.export()
@@ -259,6 +263,7 @@ def test_memory_is_bounded(model: VectorModel) -> None:
     assert max(held.values()) <= ROWS_PER_ACCOUNT
     assert len(state["rows"]) <= MAX_ROWS * 5 // 4
     assert len(state["frame"]) <= MAX_ROWS
+    assert len(state["trail_at"]) == len(set(state["trail_at"])) == TRAIL_ROWS
     assert max(sizes) < 2_000_000
 
 
@@ -328,3 +333,42 @@ def test_a_forgotten_account_that_comes_back_is_measured_anew(settled: VectorPop
     assert found is not None
     assert alone is not None
     assert found.tobytes() == alone.tobytes()
+
+
+def trail_figures(population: VectorPopulation, one: Block) -> dict[str, float]:
+    figures = population.measure(one)
+    assert figures is not None
+    return {name: float(v) for name, v in zip(FEATURES, figures, strict=True) if "trail" in name}
+
+
+def test_steps_from_what_another_account_sent_are_found(model: VectorModel) -> None:
+    rng = np.random.default_rng(16)
+    population = populated(model)
+    seeds, _ = customer_rows(rng, 32)
+    steps = np.float32(0.25) * rng.choice([-1, 1], seeds.shape).astype(np.float32)
+    scale = population._frame.scale.astype(np.float32)  # type: ignore[union-attr]
+    child = block("second", seeds + steps * scale, time=70 * HOUR)
+    before = trail_figures(population, child)
+    first = block("first", seeds, time=70 * HOUR)
+    population.remember(first)
+    population._measured.clear()  # as when the frame is made anew
+    after = trail_figures(population, child)
+    assert after["trail_steps"] > 0.9 > 0.4 > before["trail_steps"]
+    assert after["trail_flatness"] == pytest.approx(1.0, abs=0.03)
+    assert after["trail"] == pytest.approx(np.log(0.25), abs=0.05)
+    assert after["trail"] < before["trail"]
+    ordinary, _ = customer_rows(rng, 32)
+    assert trail_figures(population, block("third", ordinary))["trail_steps"] < 0.4
+
+
+def test_the_same_inputs_again_are_no_step(model: VectorModel) -> None:
+    population = populated(model)
+    rows, _ = customer_rows(np.random.default_rng(17), 32)
+    one = block("first", rows, time=70 * HOUR)
+    before = trail_figures(population, one)
+    population.remember(block("second", rows, time=70 * HOUR))
+    held = population.export()["trail_at"]
+    population.remember(block("third", rows, time=71 * HOUR))
+    assert population.export()["trail_at"] == held
+    population._measured.clear()
+    assert trail_figures(population, one)["trail_steps"] == before["trail_steps"]
