@@ -26,7 +26,8 @@ def _scaled(x, knots, levels, out):  # type: ignore[no-untyped-def]
     last = knots.shape[1] - 1
     for c in range(len(out)):
         value = x[c]
-        high = 0  # counted, not bisected: it takes fewer steps of many knots each, and no guesses
+        # Counted, not bisected: fewer steps of many knots each, and no branch to mispredict.
+        high = 0
         for k in range(last + 1):
             high += knots[c, k] <= value
         if high == 0:

@@ -32,9 +32,6 @@ __all__ = [
     "BadModel",
     "Committee",
     "TextModels",
-    "described_model",
-    "model_fits",
-    "read_model",
     "shipped",
 ]
 
@@ -107,6 +104,31 @@ class Committee:
         for member in self.members:
             total += member.shares(x)
         return total / len(self.members)
+
+    def fits(self, columns: int) -> bool:
+        """Whether it has members, and each can be given rows of so many columns."""
+        return bool(self.members) and all(_fits(member, columns) for member in self.members)
+
+    def described(self, prefix: str) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
+        """What the description of a file says of the members, and their arrays by name."""
+        kinds: list[dict[str, Any]] = []
+        arrays: dict[str, NDArray[Any]] = {}
+        for number, member in enumerate(self.members):
+            kind, parts = _described(member)
+            kinds.append(kind)
+            arrays |= {f"{prefix}{number}_{key}": array for key, array in parts.items()}
+        return kinds, arrays
+
+    @classmethod
+    def read(cls, file: Any, prefix: str, described: Sequence[Mapping[str, Any]]) -> Committee:
+        """The members whose arrays a file has under names that begin with `prefix`.
+
+        Raises:
+            KeyError: an array is missing.
+            ValueError: a member is of an unknown kind, or its arrays do not fit together.
+        """
+        members = [_model(file, f"{prefix}{i}", one) for i, one in enumerate(described)]
+        return cls(tuple(members))
 
 
 @dataclass(frozen=True)
@@ -218,13 +240,11 @@ class TextModels:
             name: getattr(self, name)
             for name in ("used", "typical", "centre", "scale", "reference")
         }
-        blocks, described = [], []
-        for number, member in enumerate(self.block.members):
-            kind, parts = described_model(member)
-            blocks.append(kind)
-            arrays |= {f"block{number}_{key}": array for key, array in parts.items()}
+        blocks, parts = self.block.described("block")
+        arrays |= parts
+        described = []
         for number, account in enumerate(self.accounts):
-            kind, parts = described_model(account.model)
+            kind, parts = _described(account.model)
             columns = [ACCOUNT_COLUMNS[i] for i in account.columns]
             described.append({"name": account.name, "columns": columns, "say": account.say, **kind})
             arrays |= {f"account{number}_{key}": array for key, array in parts.items()}
@@ -262,7 +282,11 @@ class TextModels:
                         f"{path}: made for features {about['families']}; this program measures "
                         f"{versions}: train it again"
                     )
-                block = _committee(path, file, about["block"], len(about["features"]))
+                block = Committee.read(file, "block", about["block"])
+                if not block.members:
+                    raise BadModel(f"{path}: no model looks at blocks")
+                if not block.fits(len(about["features"])):
+                    raise BadModel(f"{path}: a block model does not fit its features")
                 accounts = tuple(
                     _account_model(path, file, number, described)
                     for number, described in enumerate(about["accounts"])
@@ -296,21 +320,14 @@ class TextModels:
             raise BadModel(f"{path}: damaged or not a model: {error}") from None
 
 
-def described_model(model: Trees | Networks) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def _described(model: Trees | Networks) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """What the description says of a model, and its arrays."""
     if isinstance(model, Networks):
         return {"kind": "networks"}, model.arrays()
     return {"kind": "trees", "bias": model.bias}, model.arrays()
 
 
-def read_model(file: Any, prefix: str, described: Mapping[str, Any]) -> Trees | Networks:
-    """The model whose arrays a file has under names that begin with `prefix`.
-
-    Raises:
-        KeyError: an array is missing.
-        ValueError: it is of an unknown kind, or its arrays do not fit together.
-    """
-
+def _model(file: Any, prefix: str, described: Mapping[str, Any]) -> Trees | Networks:
     def arrays(*names: str) -> dict[str, NDArray[Any]]:
         return {name: file[f"{prefix}_{name}"] for name in names}
 
@@ -321,21 +338,7 @@ def read_model(file: Any, prefix: str, described: Mapping[str, Any]) -> Trees | 
     raise ValueError(f"a model of the kind {described['kind']!r}")
 
 
-def _committee(
-    path: Path, file: Any, described: Sequence[Mapping[str, Any]], columns: int
-) -> Committee:
-    members: list[Trees | Networks] = []
-    for number, one in enumerate(described):
-        member = read_model(file, f"block{number}", one)
-        if not model_fits(member, columns):
-            raise BadModel(f"{path}: a block model does not fit its features")
-        members.append(member)
-    if not members:
-        raise BadModel(f"{path}: no model looks at blocks")
-    return Committee(tuple(members))
-
-
-def model_fits(model: Trees | Networks, columns: int) -> bool:
+def _fits(model: Trees | Networks, columns: int) -> bool:
     """Whether a model can be given that many columns."""
     if isinstance(model, Trees):
         return model.width <= columns
@@ -350,8 +353,8 @@ def _account_model(
     if unknown or not described["columns"]:
         raise BadModel(f"{path}: the model {name!r} wants columns that there are not: {unknown}")
     columns = np.array([ACCOUNT_COLUMNS.index(n) for n in described["columns"]], np.int64)
-    model = read_model(file, f"account{number}", described)
-    if not model_fits(model, len(columns)):
+    model = _model(file, f"account{number}", described)
+    if not _fits(model, len(columns)):
         raise BadModel(f"{path}: the model {name!r} does not fit its columns")
     return AccountModel(name, columns, model, float(described["say"]))
 

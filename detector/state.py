@@ -48,10 +48,6 @@ class Table:
         """All columns by name; longer than `rows`."""
         return self._arrays
 
-    def some(self, names: Sequence[str]) -> list[NDArray[Any]]:
-        """These columns, in this order."""
-        return [self._arrays[name] for name in names]
-
     @property
     def bytes_per_row(self) -> int:
         """Bytes that one row takes over all columns."""

@@ -39,7 +39,16 @@ from detector.score import (
 from detector.trees import Trees
 from features import NAMES
 
-__all__ = ["TooLittle", "Week", "caught", "evidence_of", "fit_networks", "thinned", "train"]
+__all__ = [
+    "TooLittle",
+    "Week",
+    "caught",
+    "evidence_of",
+    "fit_networks",
+    "fit_trees",
+    "thinned",
+    "train",
+]
 
 WEEK_S: Final = 604_800.0
 _BLOCKS_TAUGHT: Final = 24
@@ -247,7 +256,7 @@ def _fit_block(job: _Job) -> tuple[Committee, NDArray[np.float64]]:
     rows, taught = job.rows, job.rows.part != job.part
     x, y, weight = rows.x[taught], rows.y[taught], rows.weight[taught]
     # With many rows, trees of 31 leaves transferred better than the smaller ones before them.
-    trees = _fit_trees(x, y, weight, leaves=31, trees=400)
+    trees = fit_trees(x, y, weight, leaves=31, trees=400)
     networks = fit_networks(x, y, weight, _NETWORKS)
     committee = Committee((Trees.of(trees), networks))
     if taught.all():
@@ -276,7 +285,7 @@ def fit_networks(
     return Networks.of(scale, np.median(mapped[~y], axis=0), models)
 
 
-def _fit_trees(
+def fit_trees(
     x: NDArray[Any], y: NDArray[np.bool_], weight: NDArray[np.float64], leaves: int, trees: int
 ) -> HistGradientBoostingClassifier:
     """Boosted trees, strongly ridged, on (N, C) rows."""
@@ -328,7 +337,7 @@ def _fit_account(
     x = x[:, columns]
     model: Trees | Networks
     if form.trees:
-        model = Trees.of(_fit_trees(x, y, weight, leaves=16, trees=form.trees))
+        model = Trees.of(fit_trees(x, y, weight, leaves=16, trees=form.trees))
     else:
         model = fit_networks(x, y, weight, _ACCOUNT_NETWORKS)
     return AccountModel(form.name, columns, model, form.say)

@@ -19,9 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.networks import Networks
-from detector.score import Committee, described_model, model_fits, read_model
-from detector.trees import Trees
+from detector.score import Committee
 from detector.vector_kernels import FEATURES
 
 __all__ = [
@@ -190,10 +188,8 @@ class VectorModel:
         described: dict[str, list[dict[str, Any]]] = {}
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _SHAPES}
         for name in _MODELS:
-            members = [described_model(one) for one in getattr(self, name).members]
-            described[name] = [kind for kind, _ in members]
-            for number, (_, parts) in enumerate(members):
-                arrays |= {f"{name}{number}_{part}": array for part, array in parts.items()}
+            described[name], parts = getattr(self, name).described(name)
+            arrays |= parts
         metadata = {
             **self.metadata,
             "format": FORMAT,
@@ -247,15 +243,13 @@ def _committee(
     path: Path, entries: Mapping[str, Any], metadata: Mapping[str, Any], name: str
 ) -> Committee:
     width = {"account": OWN_INPUTS, "alike": OWN_INPUTS + ALIKE_INPUTS}.get(name, len(FEATURES))
-    members: list[Trees | Networks] = []
     try:
-        for number, described in enumerate(metadata["models"][name]):
-            members.append(read_model(entries, f"{name}{number}", described))
+        committee = Committee.read(entries, name, metadata["models"][name])
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: {name!r}: {error}") from error
-    if not members or not all(model_fits(member, width) for member in members):
+    if not committee.fits(width):
         raise ModelError(f"{path}: {name!r} does not fit its inputs, or is empty")
-    return Committee(tuple(members))
+    return committee
 
 
 def _metadata(path: Path, entry: NDArray[Any]) -> dict[str, Any]:

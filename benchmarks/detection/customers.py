@@ -277,9 +277,7 @@ def _eval_texts(material: Material, rng: Rng, n: int) -> list[str]:
         first = int(rng.integers(max(len(sources.problems) - n, 1)))
         items = sources.problems[first : first + max(n, 1)]
         phrase = (
-            f" {material.phrases.elicit[int(rng.integers(len(material.phrases.elicit)))]}"
-            if thinks and not material.composed
-            else ""
+            f" {any_of(rng, material.phrases.elicit)}" if thinks and not material.composed else ""
         )
         suite.append([f"{head}Question: {t}\nAnswer:{phrase}" for t in items])
     elif style < 0.85:

@@ -86,9 +86,9 @@ class Material:
     def __init__(self, sources: Sources, rng: Rng, wordings: Phrases | None = None) -> None:
         self.phrases: Phrases = wordings or phrases(sources.split)
         self.composed = wordings is not None
+        self.passages = [t for texts in sources.passages.values() for t in texts]
         if self.composed:  # tasks without end, for evaluations and for who harvests by them
-            passages = [t for texts in sources.passages.values() for t in texts]
-            made = puzzles(rng, passages or [""])
+            made = puzzles(rng, self.passages or [""])
             sources = replace(sources, puzzles=sources.puzzles | made)
         self.sources = sources
         talkers = [p for p in sources.people if len(p.texts) >= _ACCOUNT_MESSAGES]
@@ -106,7 +106,6 @@ class Material:
         theirs, own = _divided(rng, list(sources.personas))
         self.personas = [t for k in own for t in sources.personas[k]]
         self.their_personas = [t for k in theirs for t in sources.personas[k]]
-        self.passages = [t for texts in sources.passages.values() for t in texts]
         # Frameworks are chosen by many: a few customers' products stand behind most heads.
         self.systems = [self.phrases.system(rng) for _ in range(40)]
         self._next_person = 0

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from benchmarks.detection import vectors
 from benchmarks.detection.built_in import recorded_tables
@@ -34,7 +33,7 @@ from benchmarks.detection.vectors import VectorTraffic
 from detector.baseline import Reference
 from detector.blocks import BLOCK_EVENTS, FIRST_BLOCK_REVISIONS, Block, Identity
 from detector.score import Committee
-from detector.training import fit_networks
+from detector.training import fit_networks, fit_trees
 from detector.trees import Trees
 from detector.vector_alike import Alike, squashed
 from detector.vector_evidence import VectorEvidence
@@ -238,13 +237,14 @@ def collect(week: Week, model: VectorModel, seed: int) -> Collected:
     rng = np.random.default_rng(seed)
     population = VectorPopulation(week.dims, model)
     patience = _patience(rng, week.labels)
+    # A third of the logs has the model's confidence, a third no answers.
+    logged = (lambda block: block, _without_confidence, _replace_labels)[seed % 3]
     seen = dict.fromkeys(week.labels, 0)
     rows = []
     for whole in week.blocks:
         if whole.index >= _ALL_UNTIL and whole.index % _THEN_EVERY:
             continue
-        # A third of the logs has the model's confidence, a third no answers.
-        block = (whole, _without_confidence(whole), _replace_labels(whole))[seed % 3]
+        block = logged(whole)
         standard = population.standardise(block)
         features = population.measure(block)
         if standard is not None and features is not None:
@@ -309,15 +309,7 @@ def _fitted(x: Floats, y: NDArray[np.bool_], weight: Floats, leaves: int) -> Com
     where they caught .64 on drawings (docs/decisions/0051).
     """
     weight = _balanced(y, weight)
-    trees = HistGradientBoostingClassifier(
-        max_leaf_nodes=leaves,
-        min_samples_leaf=100,
-        l2_regularization=50.0,
-        learning_rate=0.08,
-        max_iter=_ROUNDS,
-        early_stopping=False,
-        random_state=0,
-    ).fit(x, y, weight)
+    trees = fit_trees(x, y, weight, leaves, _ROUNDS)
     return Committee((Trees.of(trees), fit_networks(x, y, weight, _NETWORKS)))
 
 

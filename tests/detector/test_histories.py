@@ -60,10 +60,10 @@ def test_histories_are_what_their_blocks_add_up_to(changed_at: int | None) -> No
         for score in [9.0, scores[0]] if index == 0 else [scores[-1]]:
             add_block(
                 row, index == 0, index == changed_at, 32 * index, score, sketch, features[-1],
-                *table.some(ADDED),
+                *(table[name] for name in ADDED),
             )  # fmt: skip
     out = np.zeros((2, 6 + WIDTH))
-    found = see_account(row, 5.0, 4.0, *table.some(SEEN), out)
+    found = see_account(row, 5.0, 4.0, *(table[name] for name in SEEN), out)
     since = [] if changed_at is None else scores[changed_at:]
     assert found == 1 + (len(since) > 1)
     assert out[0, :5].tolist() == scores_of(scores, 5.0)

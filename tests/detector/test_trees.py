@@ -129,10 +129,10 @@ def test_rows_however_extreme_end_at_a_leaf(fitted: Any) -> None:
 def test_log_odds_are_to_the_bit_what_walking_the_trees_gives(
     leaves: int, data: tuple[NDArray[np.float64], NDArray[np.int64]]
 ) -> None:
-    x = np.round(data[0], 1)  # rows on thresholds too
+    x = np.round(data[0], 1)  # thresholds that trees share
     model = HistGradientBoostingClassifier(max_leaf_nodes=leaves, max_iter=70, random_state=0)
     trees = Trees.of(model.fit(x, data[1]))
-    edges = np.unique(trees.threshold)
+    edges = np.unique(trees.threshold)  # rows on them too
     rows = [*x[:200], *np.random.default_rng(1).choice(edges, (200, 6)), np.full(6, np.inf)]
     assert [trees.log_odds(row) for row in rows] == [_walked(trees, row) for row in rows]
 
