@@ -250,8 +250,10 @@ def test_ended_decisions_are_dropped_as_new_ones_come(store: MemoryStore, clock:
     with serving(app) as url, Copy(url, refresh_s=QUICK, clock=clock) as copy:
         until(lambda: len(copy) == 1100, within_s=5.0)
         clock.now = NOW + 3601.0
-        store.apply([blocked(2000, value="new", expires_at=NOW + 9000.0)])
-        until(lambda: len(copy) == 1, within_s=2.0)
+        # Doubled, so that it is time to look whether or not the copy did before the clock moved.
+        new = [blocked(i, value=f"new-{i}", expires_at=NOW + 9000.0) for i in range(2000, 3200)]
+        store.apply(new)
+        until(lambda: len(copy) == 1200, within_s=5.0)
 
 
 def follow(handler: Any, **settings: Any) -> Copy:
