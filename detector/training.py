@@ -52,7 +52,7 @@ __all__ = [
 
 WEEK_S: Final = 604_800.0
 _BLOCKS_TAUGHT: Final = 24
-_FOLLOWED: Final = 75  # weeks
+_FOLLOWED: Final = 90  # weeks
 _NETWORKS: Final = 3
 _ACCOUNT_NETWORKS: Final = 2
 _STEPS: Final = 4000  # of gradient descent, at least

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.detection.phrases import Phrases, phrases
 from benchmarks.detection.sources import Person, Sources
-from benchmarks.detection.wordings import fragments, puzzles, records
+from benchmarks.detection.wordings import datasets, fragments, puzzles, records
 
 __all__ = ["Material", "Shape", "Traffic", "cut", "sample"]
 
@@ -88,8 +88,11 @@ class Material:
         self.composed = wordings is not None
         self.passages = [t for texts in sources.passages.values() for t in texts]
         if self.composed:  # tasks without end, for evaluations and for who harvests by them
-            made = puzzles(rng, self.passages or [""])
-            sources = replace(sources, puzzles=sources.puzzles | made)
+            sources = replace(
+                sources,
+                puzzles=sources.puzzles | puzzles(rng, self.passages or [""]),
+                tasks=sources.tasks | datasets(rng, sources.passages, self.phrases),
+            )
         self.sources = sources
         talkers = [p for p in sources.people if len(p.texts) >= _ACCOUNT_MESSAGES]
         quiet = [p for p in sources.people if len(p.texts) < _ACCOUNT_MESSAGES]

@@ -1,4 +1,4 @@
-"""Our own words: what wraps a text before it is sent, split three ways like every other source."""
+"""Our own words: what wraps a text before it is sent, split three ways like every other text."""
 
 # ruff: noqa: E501 - texts stand as they are sent
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.detection.sources import Split, third
+from benchmarks.detection.sources import Split, dealt
 
 __all__ = ["Phrases", "Voice", "any_of", "phrases", "some_of"]
 
@@ -454,7 +454,7 @@ def phrases(split: Split) -> Phrases:
     """The share of a split."""
 
     def share(texts: Sequence[str]) -> list[str]:
-        keep = third(texts, split)
+        keep = dealt(texts, split)
         return [text for text in texts if text in keep]
 
     return Phrases(*map(share, (_FRAMEWORKS, _TEMPLATES, _ELICIT, _EVOLVE, _RULES)))

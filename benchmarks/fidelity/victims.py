@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.detection.sources import third
+from benchmarks.detection.sources import dealt, third
 
 __all__ = [
     "FROM_DATA",
@@ -339,6 +339,7 @@ def _intents(data: Path, rng: Rng) -> TextVictim:
     for source, intent, text in zip(table["source"], table["meta"], table["text"], strict=True):
         if source == "clinc150":
             texts.setdefault(intent, []).append(text)
+    keep = dealt(texts, "test") - {"oos"}
     public = texts.pop("oos", [])
     for line in (
         gzip.decompress((data / "wikitext2_valid.txt.gz").read_bytes()).decode().split("\n")
@@ -347,7 +348,6 @@ def _intents(data: Path, rng: Rng) -> TextVictim:
             words = re.sub(r"<unk>|@|[^\w ']", " ", sentence).split()
             if 5 <= len(words) <= 40:
                 public.append(" ".join(words[:_WORDS]).lower())
-    keep = third(texts, "test")
     public = [public[i] for i in rng.permutation(len(public))[:4000]]
     return TextVictim("intents", {i: texts[i] for i in sorted(keep)}, public, rng)
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.detection import customers, harvesters
 from benchmarks.detection.compose import WEEK_START, Label, Settings, compose, main, write
-from benchmarks.detection.sources import SPLITS, load, third
+from benchmarks.detection.sources import SPLITS, dealt, load, third
 from detector.events import Event, decode
 from tests.benchmarks.source_units import units
 from tests.benchmarks.tiny_sources import write_sources
@@ -43,6 +43,13 @@ def test_thirds_of_nine_units_are_three_each_and_together_all() -> None:
     names = [f"unit-{i}" for i in range(9)]
     shares = [third(names, split) for split in SPLITS]
     assert [len(share) for share in shares] == [3, 3, 3]
+    assert set.union(*shares) == set(names)
+
+
+def test_half_of_the_texts_teach_and_a_quarter_each_calibrates_and_tests() -> None:
+    names = [f"unit-{i}" for i in range(12)]
+    shares = [dealt(names, split) for split in SPLITS]
+    assert [len(share) for share in shares] == [6, 3, 3]
     assert set.union(*shares) == set(names)
 
 

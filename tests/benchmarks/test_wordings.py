@@ -14,7 +14,7 @@ from benchmarks.detection.customers import KINDS
 from benchmarks.detection.material import Material
 from benchmarks.detection.phrases import phrases
 from benchmarks.detection.sources import load
-from benchmarks.detection.wordings import composed, fragments, puzzles, records
+from benchmarks.detection.wordings import composed, datasets, fragments, puzzles, records
 from tests.benchmarks.tiny_sources import write_sources
 
 KNOWN = {
@@ -113,17 +113,40 @@ def test_made_up_tasks_keep_their_words_and_change_their_items() -> None:
             assert len(set(items)) > 30
             # What is asked is in all of them.
             assert set.intersection(*(set(re.findall(r"[A-Za-z]+", item)) for item in items))
-    assert len(seen) == 11
+    assert len(seen) == 9
 
 
 def test_only_weeks_of_composed_wordings_have_them(tmp_path: Path) -> None:
     write_sources(tmp_path)
     sources = load(tmp_path, "train")
     rng = np.random.default_rng(8)
-    assert Material(sources, rng).sources.puzzles == sources.puzzles
-    more = Material(sources, rng, composed(rng)).sources.puzzles
-    assert sources.puzzles.items() <= more.items()
-    assert len(more) == len(sources.puzzles) + 8
+    assert Material(sources, rng).sources == sources
+    more = Material(sources, rng, composed(rng)).sources
+    assert sources.puzzles.items() <= more.puzzles.items()
+    assert len(more.puzzles) == len(sources.puzzles) + 8
+    assert sources.tasks.items() <= more.tasks.items()
+    assert len(more.tasks) == len(sources.tasks) + 6
+
+
+def test_made_up_datasets_ask_of_the_same_texts_in_several_ways() -> None:
+    texts = [
+        f"Item {i} of the shop weighs {i} kg. It was sold to Ms Ito in May." for i in range(200)
+    ]
+    styles = set()
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        made = datasets(rng, {"shop": texts}, composed(rng))
+        assert len(made) == 6
+        for templates in made.values():
+            assert 2 <= len(templates) <= 7
+            sizes = {len(asked) for asked in templates.values()}
+            assert len(sizes) == 1
+            assert 100 <= sizes.pop() < 300
+            for asked in templates.values():
+                assert not re.search(r"\{(text|system|topic|id|date|name|question)\}", asked[0])
+                styles.add(any(text in asked[0] for text in texts))
+    assert styles == {True, False}
+    assert datasets(np.random.default_rng(1), {"none": []}, composed(rng)) == {}
 
 
 def test_fragments_are_a_few_words_of_the_texts() -> None:
