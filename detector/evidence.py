@@ -118,7 +118,8 @@ class TextEvidence:
         self._table = Table(_COLUMNS)
         self._row_of: dict[str, int] = {}
         self._names: list[str] = []
-        self._keys: list[list[str]] = []
+        # What links each account to others, in the order in which it showed: key → its plane.
+        self._planes_of: list[dict[str, list[int]]] = []
         self._links: list[set[str]] = []  # of these, all but templates
         self._seen: dict[int, NDArray[np.float64]] = {}  # row → what its evidence was found in
         # The row that a block was last added to, and its `_histories` until they are judged.
@@ -130,7 +131,6 @@ class TextEvidence:
         # row → the same of its last whole week; not stored, as it is of use in one pass only.
         self._weeks: dict[int, tuple[float, float]] | None = {} if whole_weeks else None
         self._planes: dict[str, list[int]] = {}  # key → [sum of mean scores, accounts]
-        self._planes_of: list[list[list[int]]] = []  # those of `_keys`, which need no look-up
         self._centre = np.zeros(SKETCH_DIMS, np.float32)
         self._centred_rows = 0
         self._centred_at = -math.inf
@@ -164,7 +164,7 @@ class TextEvidence:
 
     def keys(self, row: int) -> list[str]:
         """What links the account to others: networks, payments, devices, templates."""
-        return self._keys[row]
+        return list(self._planes_of[row])
 
     def add(self, block: Block, score: float) -> int:
         """Take a block's score into its account's history; the account's row."""
@@ -174,8 +174,7 @@ class TextEvidence:
             row = table.add()
             self._row_of[block.account] = row
             self._names.append(block.account)
-            self._keys.append([])
-            self._planes_of.append([])
+            self._planes_of.append({})
             self._links.append(set())
             table["start"][row] = block.first_ts
             table["events_before"][row] = block.events - block.n
@@ -208,7 +207,7 @@ class TextEvidence:
         table["own_top"][row] = max(float(table["own_top"][row]), own)
         before = int(table["mean"][row]) if table["scored"][row] else 0
         after = round(mean * _SCORE_STEP)
-        for plane in self._planes_of[row]:
+        for plane in self._planes_of[row].values():
             plane[0] += after - before
         table["mean"][row] = after
         table["scored"][row] = True
@@ -237,7 +236,7 @@ class TextEvidence:
         score_sum = {True: 0.0, False: 0.0}
         own = int(self._table["mean"][row])
         crowd = 0
-        for key, (total, count) in zip(self._keys[row], self._planes_of[row], strict=True):
+        for key, (total, count) in self._planes_of[row].items():
             if count < 2:
                 continue
             # Rare links say more than common ones (FRAUDAR, Hooi et al. 2016).
@@ -296,8 +295,7 @@ class TextEvidence:
 
     def holders(self, row: int) -> dict[str, int]:
         """`keys`, and how many accounts have each."""
-        planes = zip(self._keys[row], self._planes_of[row], strict=True)
-        return {key: count for key, (_, count) in planes}
+        return {key: count for key, (_, count) in self._planes_of[row].items()}
 
     def watch(self, row: int, bar: float, most: int) -> list[tuple[str, float]]:
         """Look at the account for campaigns; the watched ones most alike, and the cosine.
@@ -367,7 +365,7 @@ class TextEvidence:
             "rows": rows,
             "columns": table.take(rows),
             "names": [self._names[r] for r in rows.tolist()],
-            "keys": [self._keys[r] for r in rows.tolist()],
+            "keys": [self.keys(r) for r in rows.tolist()],
             "seen": [(r, self._seen[r].tolist()) for r in rows.tolist() if r in self._seen],
             "centre": self._centre,
             "centred_rows": self._centred_rows,
@@ -380,14 +378,14 @@ class TextEvidence:
         for row, name, keys in zip(
             state["rows"].tolist(), state["names"], state["keys"], strict=True
         ):
-            if row > len(self._keys):
+            if row > len(self._names):
                 raise StateMismatch("changed accounts are stored without those before them")
-            if row == len(self._keys):
-                self._keys.append([])
+            if row == len(self._names):
+                self._planes_of.append({})
                 self._links.append(set())
                 self._names.append(name)
                 self._row_of[name] = row
-            self._keys[row] = list(keys)
+            self._planes_of[row] = {key: [] for key in keys}  # stand below, with all others
             self._links[row] = {key for key in keys if not key.startswith("head:")}
             self._seen.pop(row, None)  # of a week that is over
         self._seen |= {row: np.array(x) for row, x in state["seen"]}
@@ -397,9 +395,8 @@ class TextEvidence:
         self._direct_all()
         self._last = -1, []
         self._planes = {}
-        self._planes_of = [[] for _ in self._keys]
-        for row, keys in enumerate(self._keys):
-            for key in keys:
+        for row, planes in enumerate(self._planes_of):
+            for key in planes:
                 self._stand(row, key, int(self._table["mean"][row]))
 
     def _histories(self, row: int) -> list[tuple[NDArray[np.float64], float]]:
@@ -438,28 +435,24 @@ class TextEvidence:
         self._seen.pop(row, None)
 
     def _join(self, row: int, mean: int, links: list[str], block: Block) -> None:
-        keys = self._keys[row]
+        known = self._planes_of[row]
         linked = self._links[row]
-        templates = len(keys) - len(linked)
-        fresh = []
+        templates = len(known) - len(linked)
         for key in links:
             if key not in linked and len(linked) < _KEYS_KEPT:
-                fresh.append(key)
+                self._stand(row, key, mean)
                 linked.add(key)
         for head, _, distinct in block.heads:
             key = f"head:{head}"
-            if distinct >= _TEMPLATE_TEXTS and templates < _KEYS_KEPT and key not in keys:
-                fresh.append(key)
+            if distinct >= _TEMPLATE_TEXTS and templates < _KEYS_KEPT and key not in known:
+                self._stand(row, key, mean)
                 templates += 1
-        for key in fresh:
-            keys.append(key)
-            self._stand(row, key, mean)
 
     def _stand(self, row: int, key: str, mean: int) -> None:
         plane = self._planes.setdefault(key, [0, 0])
         plane[0] += mean
         plane[1] += 1
-        self._planes_of[row].append(plane)
+        self._planes_of[row][key] = plane
 
     def _mean_sketches(self) -> NDArray[np.float32]:
         """Mean sketch of every row, float32 (rows, 128)."""

@@ -418,6 +418,14 @@ def test_a_new_week_forgets_what_was_seen_also_after_a_restart_of_the_program() 
         assert evidence.export(False)["seen"] == []
 
 
+def test_what_was_kept_for_judging_is_forgotten_when_another_state_is_taken_in() -> None:
+    first, second = fresh(bar=NOTHING), fresh(bar=NOTHING)
+    row = first.add(text_block("a"), 5.0)
+    other = second.add(text_block("a"), -2.0)
+    first.restore(second.export(False))
+    assert first.judge(row) == second.judge(other)
+
+
 def test_a_restored_one_finds_the_same_company() -> None:
     first, _ = population(5, 90)
     second = fresh()
