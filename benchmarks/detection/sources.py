@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
@@ -198,9 +199,24 @@ def _passages(templates: dict[str, list[str]]) -> list[str]:
     found = {
         max(re.split(r"\n\s*\n", text), key=len).strip(): None
         for texts in templates.values()
-        for text in texts
+        for text in _bare(texts)
     }
     return [text for text in found if len(text) >= 40]
+
+
+def _bare(texts: list[str]) -> list[str]:
+    """One template's prompts without the words with which all of them start and end."""
+    if len(texts) < 2:
+        return texts
+    start = _common(texts)
+    end = _common([text[:start:-1] for text in texts])
+    return [text[start : len(text) - end] for text in texts]
+
+
+def _common(texts: list[str]) -> int:
+    """Characters with which all texts start, up to the end of a word."""
+    same = os.path.commonprefix(texts)
+    return len(re.sub(r"\w+$", "", same))
 
 
 def _people(path: Path, split: Split) -> list[Person]:

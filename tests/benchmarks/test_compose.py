@@ -62,6 +62,18 @@ def test_no_source_unit_is_in_two_splits(data: Path) -> None:
         assert not calibrate[kind] & test[kind], kind
 
 
+def test_passages_are_without_the_words_of_their_templates(data: Path) -> None:
+    sources = load(data, "train")
+    templates = [texts for one in sources.tasks.values() for texts in one.values()]
+    assert any(text.startswith("Answer, which reply:") for texts in templates for text in texts)
+    passages = [text for texts in sources.passages.values() for text in texts]
+    assert len(passages) == sum(map(len, templates))
+    assert not any("reply" in text.lower() for text in passages)
+    # And with all of their own: words are not cut.
+    assert {len(text.split()) for text in passages} == {40}
+    assert {len(word) for text in passages for word in text.split()} == {6}
+
+
 def test_the_same_seed_gives_the_same_week(
     data: Path, composed: Composed, settings: Settings
 ) -> None:

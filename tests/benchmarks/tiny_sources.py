@@ -75,7 +75,13 @@ def write_sources(folder: Path) -> None:
             for i in range(180)
         ]
         + [
-            {"source": "t0_p3", "task": f"set{i % 9}_{i % 4}", "text": f"{say(5)}\n\n{say(40)}"}
+            {
+                "source": "t0_p3",
+                "task": f"set{i % 9}_{i % 4}",
+                "text": f"Answer, which reply:\n{say(40)}\nA reply."
+                if i % 2
+                else f"{say(5)}\n\n{say(40)}",
+            }
             for i in range(360)
         ],
     )
