@@ -352,8 +352,8 @@ class _Writer:
         """The split's alternatives of each rule; single words belong to everybody."""
         kept = {}
         for name, texts in rules.items():
-            dealt = len(set(texts)) >= 3 and max(map(len, texts)) >= _SENTENCE
-            own = third(texts, self._split) if dealt else set(texts)
+            cut = len(set(texts)) >= 3 and max(map(len, texts)) >= _SENTENCE
+            own = third(texts, self._split) if cut else set(texts)
             kept[name] = [text for text in texts if text in own]
         return kept
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
@@ -120,7 +119,7 @@ def dealt(units: Iterable[Unit], split: Split) -> set[Unit]:
     """The units of texts of a split: two of four teach, one calibrates, one tests.
 
     The order is another than `third`'s: a cut of its own, made when the test third had been looked
-    at (docs/decisions/0006).
+    at, so that the task which was does not test (docs/decisions/0006).
     """
     ordered = sorted(set(units), key=lambda unit: _rank(("texts", unit)))
     return set(ordered[1 + 2 * (split == "test") :: 4] if split != "train" else ordered[::2])
@@ -195,7 +194,8 @@ def _kept(groups: dict[str, Any], split: Split) -> dict[str, Any]:
 
 
 def _passages(templates: dict[str, list[str]]) -> list[str]:
-    """What a dataset's prompts are about, without the words of their templates, once each."""
+    """What a dataset's prompts are about, without the words with which all prompts of a template
+    start and end, once each."""
     found = {
         max(re.split(r"\n\s*\n", text), key=len).strip(): None
         for texts in templates.values()
@@ -215,8 +215,10 @@ def _bare(texts: list[str]) -> list[str]:
 
 def _common(texts: list[str]) -> int:
     """Characters with which all texts start, up to the end of a word."""
-    same = os.path.commonprefix(texts)
-    return len(re.sub(r"\w+$", "", same))
+    first, last = min(texts), max(texts)  # all others lie between, so they start as these do
+    pairs = zip(first, last, strict=False)
+    same = next((i for i, (a, b) in enumerate(pairs) if a != b), len(first))
+    return len(re.sub(r"\w+\Z", "", first[:same]))
 
 
 def _people(path: Path, split: Split) -> list[Person]:

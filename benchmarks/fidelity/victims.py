@@ -2,7 +2,8 @@
 
 A victim's training rows never pass the gateway. The others are dealt, before anything is drawn, to
 customers, to the thief, and to the held-out rows on which copy and victim are compared. Of sources
-that the detector was trained on, only those of the `test` split pass the gateway or are compared.
+that the detector was trained on, only those of the `test` split pass the gateway or are compared;
+but for what a thief of texts asks that is public, sentences of an encyclopedia among it.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def write_sources(folder: Path) -> None:
             {
                 "source": "t0_p3",
                 "task": f"set{i % 9}_{i % 4}",
-                "text": f"Answer, which reply:\n{say(40)}\nA reply."
+                "text": f"Now answer with a reply\n{say(40)}\nthe reply is"
                 if i % 2
                 else f"{say(5)}\n\n{say(40)}",
             }
