@@ -27,7 +27,7 @@ SMALL = Settings(customers=80, thieves=0.2, max_events=8_000)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sources")
-    write_sources(folder)
+    write_sources(folder, people=600)  # a week whose people run out has more thieves than its name
     return folder
 
 
@@ -130,8 +130,7 @@ def test_the_weeks_hold_the_share_of_thieves_they_are_named_for(report: Report) 
     for study in report.studies:
         for one in study.pooled:
             thieves, customers = one.found.accounts.of, one.found.false.share.of
-            # A little more where the sources have fewer people than the week has accounts for.
-            assert 0 < thieves / (thieves + customers) <= one.thieves + 0.05
+            assert 0 < thieves / (thieves + customers) <= one.thieves + 0.04
 
 
 def test_every_interval_holds_its_estimate(report: Report) -> None:

@@ -16,8 +16,8 @@ __all__ = ["write_sources"]
 STRATEGIES = ("natural_pool", "uniform", "marginal_shuffle", "jbda", "active")
 
 
-def write_sources(folder: Path) -> None:
-    """Write every file that `benchmarks.detection.sources.load` reads."""
+def write_sources(folder: Path, people: int = 240) -> None:
+    """Write every file that `benchmarks.detection.sources.load` reads, with so many people."""
     rng = np.random.default_rng(5)
     vocabulary = ["".join(chr(97 + c) for c in rng.integers(26, size=6)) for _ in range(400)]
 
@@ -43,7 +43,7 @@ def write_sources(folder: Path) -> None:
 
     table(
         "people_irc_ubuntu.parquet",
-        [row for user in range(240) for row in person(user, 6 if user % 3 else 20)],
+        [row for user in range(people) for row in person(user, 6 if user % 3 else 20)],
     )
     table(
         "prompts.parquet",
