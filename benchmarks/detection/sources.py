@@ -46,6 +46,12 @@ Unit = TypeVar("Unit", bound=Hashable)
 _BBH_CANARY: Final = "-----\n"
 # Attack streams have a history: these are cut into runs of this many rows, each dealt whole.
 _RUN_ROWS: Final = 64
+# Of the texts' units in their order: two of four, one, one.
+_TEXTS: Final = {
+    "train": slice(0, None, 2),
+    "calibrate": slice(1, None, 4),
+    "test": slice(3, None, 4),
+}
 _STRATEGIES: Final = ("natural_pool", "uniform", "marginal_shuffle", "jbda", "active")
 
 
@@ -122,7 +128,7 @@ def dealt(units: Iterable[Unit], split: Split) -> set[Unit]:
     at, so that the task which was does not test (docs/decisions/0006).
     """
     ordered = sorted(set(units), key=lambda unit: _rank(("texts", unit)))
-    return set(ordered[1 + 2 * (split == "test") :: 4] if split != "train" else ordered[::2])
+    return set(ordered[_TEXTS[split]])
 
 
 def _rank(unit: Hashable) -> bytes:

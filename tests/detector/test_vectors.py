@@ -346,8 +346,9 @@ def test_steps_from_what_another_account_sent_are_found(model: VectorModel) -> N
     population = populated(model)
     seeds, _ = customer_rows(rng, 32)
     steps = np.float32(0.25) * rng.choice([-1, 1], seeds.shape).astype(np.float32)
-    scale = population._frame.scale.astype(np.float32)  # type: ignore[union-attr]
-    child = block("second", seeds + steps * scale, time=70 * HOUR)
+    frame = population._frame
+    assert frame is not None
+    child = block("second", seeds + steps * frame.scale.astype(np.float32), time=70 * HOUR)
     before = trail_figures(population, child)
     first = block("first", seeds, time=70 * HOUR)
     population.remember(first)
