@@ -282,7 +282,8 @@ class VectorPopulation:
         if used >= _MIN_TRAIL:
             trail = kernels.trail_features(raw, self._trail, used, frame.scale)
         features: Floats = np.append(figures, trail)
-        # Only spares `observe` the work of `score`: emptied whenever the answer would change.
+        # Only spares `observe` the work of `score`: emptied whenever customers' rows change. What
+        # is remembered does not empty it: a block is held against what was sent before it.
         if len(self._measured) >= 1024:
             self._measured.clear()
         self._measured[key] = features
