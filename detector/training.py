@@ -113,7 +113,7 @@ def train(
     calibration: Sequence[Week],
     name: str,
     *,
-    others: Sequence[Week] = (),
+    others: Sequence[Sequence[Week]] = (),
     workers: int = 1,
     told: Callable[[str], None] = lambda _: None,
 ) -> TextModels:
@@ -123,8 +123,9 @@ def train(
         weeks: teach the models.
         calibration: their customers are what evidence is compared with; no account is in both.
         name: of the models, stamped on decisions.
-        others: calibration too, but of unlike sources: at each rate the reference is the higher
-            evidence of the two, as nobody knows which of them a deployment resembles.
+        others: more sets of such weeks, each of sources unlike the rest: at each rate the
+            reference is the highest evidence of all, as nobody knows which of them a deployment
+            resembles.
         workers: processes.
         told: is told what is being done.
 
@@ -170,7 +171,7 @@ def train(
     x = np.concatenate(histories)
     told(f"account models: {len(rows.y):,} rows")
     models = replace(untaught, accounts=_account_models(x, rows.y, rows.weight, workers))
-    told(f"reference: {len(calibration) + len(others)} weeks")
+    told(f"reference: {len(calibration) + sum(map(len, others))} weeks")
     return _with_reference(models, calibration, others, workers)
 
 
@@ -359,7 +360,10 @@ def _histories(
 
 
 def _with_reference(
-    models: TextModels, calibration: Sequence[Week], others: Sequence[Week], workers: int
+    models: TextModels,
+    calibration: Sequence[Week],
+    others: Sequence[Sequence[Week]],
+    workers: int,
 ) -> TextModels:
     def of_customers(models: TextModels, weeks: Sequence[Week]) -> NDArray[np.float64]:
         with _Pool(workers) as run:
@@ -369,9 +373,9 @@ def _with_reference(
     own = of_customers(models, calibration)[:, 0]
     models = replace(models, own_bar=float(np.quantile(own, 0.95)))
     reference = np.sort(of_customers(models, calibration)[:, 1])
-    if others:
-        ranks = np.arange(1, len(reference) + 1) / len(reference)
-        unlike = np.quantile(of_customers(models, others)[:, 1], ranks, method="higher")
+    ranks = np.arange(1, len(reference) + 1) / len(reference)
+    for weeks in others:
+        unlike = np.quantile(of_customers(models, weeks)[:, 1], ranks, method="higher")
         reference = np.maximum(reference, unlike)
     return replace(models, reference=reference)
 

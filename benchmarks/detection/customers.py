@@ -13,6 +13,7 @@ from benchmarks.detection import arrivals
 from benchmarks.detection.arrivals import DAY, WEEK
 from benchmarks.detection.material import Material, Shape, Traffic, cut, sample
 from benchmarks.detection.phrases import Voice, any_of
+from benchmarks.detection.wordings import fragments
 
 __all__ = ["KINDS", "SHARES", "Kind", "over", "volume"]
 
@@ -25,6 +26,7 @@ _STAMPS: Final = (
     "{text} {n}",
     "# {n:x}\n{text}",
 )
+_SHORT: Final = 18  # words
 _JOINTS: Final = ("\n\n", " ", "\n", "\nA: ", "\n---\n")
 
 
@@ -202,6 +204,28 @@ def _application(material: Material, rng: Rng, n: int) -> list[str]:
     return material.shape(rng, chatty=0.3, headed=0.7).apply(
         rng, texts, np.arange(n) // int(rng.integers(2, 9))
     )
+
+
+def _classifier(material: Material, rng: Rng, n: int, accounts: int) -> list[Traffic]:
+    """A client of a text classifier: one short text a request, and nothing around it."""
+    style = rng.random()
+    if style < 0.5 and material.utterances:
+        intents = _shuffled(rng, sorted(material.utterances))
+        few = intents[: int(rng.integers(1, 1 + len(intents)))]
+        texts = sample(rng, [t for intent in few for t in material.utterances[intent]], n)
+    elif style < 0.75:
+        texts = [" ".join(t.split()[:_SHORT]) for t in sample(rng, material.lines, n)]
+    else:
+        texts = fragments(rng, material.passages or material.lines, n)
+    pace = rng.random()
+    if pace < 0.55:
+        clients = material.sources.clients
+        times = arrivals.production(rng, clients[int(rng.integers(len(clients)))], n)
+    elif pace < 0.85:
+        times = _job_times(material, rng, n)
+    else:
+        times = arrivals.human(rng, material.people, n, rng.uniform(0, 2 * DAY), 4 * DAY)
+    return [Traffic(times, Voice.draw(rng).say(rng, texts[: len(times)]))]
 
 
 def _job_times(material: Material, rng: Rng, n: int) -> arrivals.Floats:
@@ -488,6 +512,7 @@ KINDS: Final[dict[str, Kind]] = {
     "writer": Kind(45, 0.8, 12, 400, _writer),
     "long_prompt": Kind(60, 0.9, 20, 800, _long_prompt),
     "app": Kind(260, 1.5, 20, 20_000, _app),
+    "classifier": Kind(90, 1.0, 12, 4_000, _classifier),
     "batch": Kind(300, 1.2, 40, 20_000, _batch),
     "eval": Kind(300, 1.0, 40, 8_000, _eval),
     "monitor": Kind(500, 1.0, 84, 10_080, _monitor),
@@ -498,10 +523,11 @@ KINDS: Final[dict[str, Kind]] = {
 }
 # Of a week's customer accounts.
 SHARES: Final[dict[str, float]] = {
-    "person": 0.30,
+    "person": 0.27,
     "writer": 0.06,
     "long_prompt": 0.09,
     "app": 0.18,
+    "classifier": 0.03,
     "batch": 0.09,
     "eval": 0.06,
     "monitor": 0.05,

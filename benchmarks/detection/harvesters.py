@@ -15,7 +15,7 @@ from benchmarks.detection import adversaries, arrivals
 from benchmarks.detection.adversaries import Rotation, Wrapper
 from benchmarks.detection.arrivals import DAY, WEEK
 from benchmarks.detection.material import Material, Traffic, cut, sample
-from benchmarks.detection.phrases import Voice
+from benchmarks.detection.phrases import Voice, any_of
 
 __all__ = [
     "ASSIGNMENTS",
@@ -316,8 +316,8 @@ def _instructions(material: Material, rng: Rng, n: int) -> tuple[list[str], Ints
     if style < 0.75:
         groups += list(material.sources.instructions.items())
         if rng.random() < 0.5:
-            kind = str(rng.choice(["code:", "tools:"]))
-            groups = [g for g in groups if g[0].startswith(kind)] or groups
+            kind = any_of(rng, sorted({name.split(":")[0] for name, _ in groups}) or [""])
+            groups = [g for g in groups if g[0].split(":")[0] == kind] or groups
     if style >= 0.55:
         groups += [
             (task, texts)

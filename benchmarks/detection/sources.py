@@ -162,7 +162,7 @@ def load(data: Path, split: Split) -> Sources:
         questions=_kept(_grouped(*_unzip(questions)), split),
         personas=_kept(_grouped(*_unzip(personas)), split),
         tasks=tasks,
-        passages={name: _passages(templates) for name, templates in tasks.items()},
+        passages={name: passages(templates) for name, templates in tasks.items()},
         puzzles=puzzles,
         few_shot={
             task: few_shot[task].split(_BBH_CANARY)[-1] for task in puzzles if task in few_shot
@@ -199,7 +199,7 @@ def _kept(groups: dict[str, Any], split: Split) -> dict[str, Any]:
     return {unit: groups[unit] for unit in sorted(keep)}
 
 
-def _passages(templates: dict[str, list[str]]) -> list[str]:
+def passages(templates: dict[str, list[str]]) -> list[str]:
     """What a dataset's prompts are about, without the words with which all prompts of a template
     start and end, once each."""
     found = {

@@ -1,10 +1,13 @@
 """Train the models for text and their reference, and print what they catch on unseen sources.
 
-    python -m benchmarks.detection.train_text --data DIR --out detector/models/text.npz
+    python -m benchmarks.detection.public --data DIR --out tasks.parquet
+    python -m benchmarks.detection.train_text --data DIR --public tasks.parquet \\
+        --out detector/models/text.npz
 
-Weeks of the `train` sources, and one in five of the sources that the project makes itself, teach
-the block model and the account models. Weeks of the `calibrate` sources set the bar, and with as
-many weeks of the project's own the reference. Weeks of the `test` sources are only counted.
+Weeks of the `train` sources, widened by public tasks, and one in five of the sources that the
+project makes itself, teach the block model and the account models. Weeks of the `calibrate` sources
+set the bar. They set the reference too, as they are and widened by other public tasks, with as many
+weeks of the project's own. Weeks of the `test` sources are only counted.
 """
 
 from __future__ import annotations
@@ -13,15 +16,16 @@ import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
 
 import msgspec
 import numpy as np
 
-from benchmarks.detection.compose import Label, Settings, compose
+from benchmarks.detection.compose import Label, Settings, compose, compose_from
 from benchmarks.detection.customers import SHARES
+from benchmarks.detection.public import read, widened
+from benchmarks.detection.sources import SPLITS, Split, load
 from detector.baseline import Reference
 from detector.blocks import Block
 from detector.evidence import MIN_EVENTS
@@ -30,9 +34,25 @@ from detector.score import TextModels
 from detector.settings import MeasureSettings
 from detector.training import Week, evidence_of, thinned, train
 
-__all__ = ["composed_week", "main", "report", "teaches"]
+__all__ = ["calibrates", "composed_week", "main", "report", "teaches"]
 
-_Job: TypeAlias = tuple[str, int, Path | None, Path | None]  # split, seed, data, cache
+
+@dataclass(frozen=True)
+class Job:
+    """One week: without `data`, of the sources that the project makes itself."""
+
+    split: Split
+    seed: int
+    data: Path | None
+    cache: Path | None
+    public: Path | None = None  # widens what is under `data`
+
+    @property
+    def name(self) -> str:
+        made = ("public-" if self.public else "") if self.data else "built-in-"
+        return f"{made}{self.split}-{self.seed}"
+
+
 _BUILT_IN = 5  # every so many of training's weeks is of the sources that the project makes itself
 _THIEVES = (0.02, 0.09, 0.23)  # among a week's accounts, in turn
 # What transfers is learned from many different campaigns, more than from many customers. Weeks of
@@ -40,29 +60,40 @@ _THIEVES = (0.02, 0.09, 0.23)  # among a week's accounts, in turn
 # more and smaller campaigns; and such wordings with many evaluations, which are the customers that
 # look most like thieves, and of which no other week has enough.
 _LARGE = Settings(thieves=0.4, customers=1300, max_events=450_000)
-_VARIED = msgspec.structs.replace(_LARGE, sizes=(1, 10, 50), composed_wordings=True)
+_VARIED = msgspec.structs.replace(
+    _LARGE,
+    sizes=(1, 10, 50),
+    composed_wordings=True,
+    shares=SHARES | {"batch": 0.14, "ci_shards": 0.10, "person": 0.19, "app": 0.16},
+)
 _EVALUATED = msgspec.structs.replace(
     _VARIED,
     sizes=Settings().sizes,
-    shares=SHARES | {"eval": 0.23, "ci_shards": 0.14, "person": 0.15, "app": 0.1, "agent": 0.02},
+    shares=SHARES | {"eval": 0.23, "ci_shards": 0.14, "person": 0.12, "app": 0.1, "agent": 0.02},
 )
+# One week in fifteen is that of an operator who has little but a classifier.
+_CLASSIFIED = msgspec.structs.replace(
+    _VARIED, shares={"classifier": 0.7, "batch": 0.1, "monitor": 0.1, "app": 0.1}
+)
+_SETTINGS = (_LARGE, _VARIED, _EVALUATED) * 4 + (_LARGE, _CLASSIFIED, _EVALUATED)
 
 
-def composed_week(
-    split: str, seed: int, data: Path | None, cache: Path | None
-) -> tuple[list[Block], dict[str, Label]]:
-    """Compose a week and measure it; blocks too short to be scored are left out.
-
-    Without `data` its sources are those that the project makes itself.
-    """
-    made = "" if data else "built-in-"
-    path = cache / f"{made}{split}-{seed}.msgpack" if cache else None
+def composed_week(job: Job) -> tuple[list[Block], dict[str, Label]]:
+    """Compose a week and measure it; blocks too short to be scored are left out."""
+    path = job.cache / f"{job.name}.msgpack" if job.cache else None
     if path and path.exists():
         return msgspec.msgpack.decode(path.read_bytes(), type=tuple[list[Block], dict[str, Label]])
-    settings = Settings(thieves=_THIEVES[seed % len(_THIEVES)])
-    if split == "train":
-        settings = (_LARGE, _VARIED, _EVALUATED)[seed % 3]
-    events, labels = compose(split, seed, data, settings)  # type: ignore[arg-type]
+    settings = Settings(thieves=_THIEVES[job.seed % len(_THIEVES)])
+    if job.split == "train":
+        settings = _SETTINGS[job.seed % len(_SETTINGS)]
+    if job.data is not None and job.public is not None:
+        share = read("train" if job.split == "train" else "calibrate", job.public)
+        rng = np.random.default_rng([job.seed, SPLITS.index(job.split), 0x9B])
+        events, labels = compose_from(
+            widened(load(job.data, job.split), share, rng), job.seed, settings
+        )
+    else:
+        events, labels = compose(job.split, job.seed, job.data, settings)
     measure = PartitionMeasure(0, MeasureSettings())
     blocks = []
     for start in range(0, len(events), 5000):
@@ -77,14 +108,25 @@ def composed_week(
     return blocks, labels
 
 
-def teaches(weeks: int, data: Path, cache: Path | None) -> list[_Job]:
+def teaches(weeks: int, data: Path, public: Path | None, cache: Path | None) -> list[Job]:
     """The weeks of training: of the sources under `data`, and one of five of the built-in ones.
 
     Half of the weeks scores the other by turns, so both halves need weeks of each.
     """
     return [
-        ("train", seed, None if seed % _BUILT_IN == _BUILT_IN - 1 else data, cache)
+        Job("train", seed, None, cache)
+        if seed % _BUILT_IN == _BUILT_IN - 1
+        else Job("train", seed, data, cache, public)
         for seed in range(weeks)
+    ]
+
+
+def calibrates(weeks: int, data: Path, public: Path | None, cache: Path | None) -> list[list[Job]]:
+    """Sets of weeks whose customers are what evidence is compared with, each of other sources."""
+    sets = [(data, None), (None, None), *([(data, public)] if public else [])]
+    return [
+        [Job("calibrate", seed, folder, cache, wider) for seed in range(weeks)]
+        for folder, wider in sets
     ]
 
 
@@ -98,7 +140,7 @@ def as_week(blocks: list[Block], labels: dict[str, Label]) -> Week:
     )
 
 
-def report(models: TextModels, tests: Sequence[_Job], workers: int = 1) -> None:
+def report(models: TextModels, tests: Sequence[Job], workers: int = 1) -> None:
     """Print recall and false alarms of the test weeks, by group."""
     reference = Reference(models.reference, len(models.reference))
     caught: dict[tuple[bool, str], list[bool]] = defaultdict(list)
@@ -119,19 +161,19 @@ def report(models: TextModels, tests: Sequence[_Job], workers: int = 1) -> None:
     print(f"harvesting accounts enforced, mean over rows without natural: {np.mean(means):.3f}")
 
 
-def _evidence(job: tuple[_Job, TextModels]) -> list[tuple[Label, float]]:
+def _evidence(job: tuple[Job, TextModels]) -> list[tuple[Label, float]]:
     week, models = job
-    blocks, labels = composed_week(*week)
+    blocks, labels = composed_week(week)
     found = evidence_of(as_week(blocks, labels), models)
     return [(labels[account], evidence) for account, (_, evidence) in found.items()]
 
 
-def _teaches(job: _Job) -> Week:
-    return thinned(as_week(*composed_week(*job)))
+def _teaches(job: Job) -> Week:
+    return thinned(as_week(*composed_week(job)))
 
 
-def _calibrates(job: _Job) -> Week:
-    return as_week(*composed_week(*job))
+def _calibrates(job: Job) -> Week:
+    return as_week(*composed_week(job))
 
 
 def main() -> None:
@@ -140,6 +182,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--public", type=Path, help="what benchmarks.detection.public wrote")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="keep measured weeks here")
     parser.add_argument("--weeks", type=int, default=180, help="of training")
@@ -150,20 +193,15 @@ def main() -> None:
     if arguments.cache:
         arguments.cache.mkdir(parents=True, exist_ok=True)
 
-    def jobs(split: str, count: int) -> list[_Job]:
-        return [(split, seed, arguments.data, arguments.cache) for seed in range(count)]
-
+    data, public, cache = arguments.data, arguments.public, arguments.cache
+    calibrating = calibrates(arguments.calibration_weeks, data, public, cache)
     with ProcessPoolExecutor(arguments.workers) as pool:
-        teaching = teaches(arguments.weeks, arguments.data, arguments.cache)
-        taught = list(pool.map(_teaches, teaching))
-        held = jobs("calibrate", arguments.calibration_weeks)
-        unlike: list[_Job] = [(split, seed, None, cache) for split, seed, _, cache in held]
-        calibration = list(pool.map(_calibrates, held))
-        others = list(pool.map(_calibrates, unlike))
+        taught = list(pool.map(_teaches, teaches(arguments.weeks, data, public, cache)))
+        calibration, *others = [list(pool.map(_calibrates, jobs)) for jobs in calibrating]
     models = train(
         taught,
         calibration,
-        "velvetrope-text-5",
+        "velvetrope-text-6",
         others=others,
         workers=arguments.workers,
         told=lambda step: print(step, flush=True),
@@ -179,7 +217,8 @@ def main() -> None:
     )
     models.save(arguments.out)
     print(f"{arguments.out}: {arguments.out.stat().st_size} bytes")
-    report(TextModels.load(arguments.out), jobs("test", arguments.test_weeks), arguments.workers)
+    tests = [Job("test", seed, data, cache) for seed in range(arguments.test_weeks)]
+    report(TextModels.load(arguments.out), tests, arguments.workers)
 
 
 if __name__ == "__main__":
