@@ -9,11 +9,11 @@ and a thief who provokes changes gains nothing.
 from __future__ import annotations
 
 import hashlib
-import math
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+from numba import njit
 
 from detector.blocks import BLOCK_EVENTS, Block
 from detector.state import Column, Table
@@ -44,45 +44,55 @@ def account_changed(table: Table, row: int, block: Block, network: str | None) -
     that distance (Welford 1962), or its network and its client are both new since the last block.
 
     Args:
-        table: with `COLUMNS`.
+        table: by row, with `COLUMNS`.
         row: the account's.
         block: not a revision of an earlier one.
         network: of the block's last event, as its link key.
     """
     identity = block.identity
-    came_from = _hash(network)
-    client = _hash(identity.ja4 or identity.user_agent)
-    moved = _differs(table, "network", row, came_from) and _differs(table, "client", row, client)
-    if came_from:
-        table["network"][row] = came_from
+    changed: bool = _changed(
+        table.records,
+        row,
+        _hash(network),
+        _hash(identity.ja4 or identity.user_agent),
+        block.n,
+        np.frombuffer(block.features, np.float32),
+    )
+    return changed
+
+
+@njit(cache=True)
+def _changed(accounts, row, network, client, events, features):  # type: ignore[no-untyped-def]
+    account = accounts[row]
+    network, client = np.uint64(network), np.uint64(client)
+    moved = _differs(account.network, network) and _differs(account.client, client)
+    if network:
+        account.network = network
     if client:
-        table["client"][row] = client
-    features: Any = np.frombuffer(block.features, np.float32)
-    if features[_HAS_PAST] == 0.0 or block.n < BLOCK_EVENTS:
+        account.client = client
+    if events < BLOCK_EVENTS or features[_HAS_PAST] == 0.0:
         return moved  # the mean of a few texts is far from anything
     distance = float(features[_TOPIC])
-    drifts, mean = int(table["drifts"][row]), float(table["drift_mean"][row])
-    squares = float(table["drift_squares"][row])
     sharp = False
-    if drifts >= SETTLED_BLOCKS:
-        spread = max(math.sqrt(squares / drifts), _LEAST_SPREAD)
-        sharp = distance - mean >= SHARPEST * spread
-    drifts += 1
-    step = distance - mean
-    mean += step / drifts
-    table["drifts"][row] = drifts
-    table["drift_mean"][row] = mean
-    table["drift_squares"][row] = squares + step * (distance - mean)
+    away = distance - account.drift_mean
+    if account.drifts >= SETTLED_BLOCKS:
+        spread = np.sqrt(account.drift_squares / account.drifts)
+        sharp = away >= SHARPEST * max(spread, _LEAST_SPREAD)
+    account.drifts += 1
+    account.drift_mean += away / account.drifts
+    account.drift_squares += away * (distance - account.drift_mean)
     return moved or sharp
 
 
-def _differs(table: Table, column: str, row: int, seen: int) -> bool:
-    before = int(table[column][row])
-    return bool(before and seen and before != seen)
+@njit(cache=True)
+def _differs(before, seen):  # type: ignore[no-untyped-def]
+    return before != 0 and seen != 0 and before != seen
 
 
 @lru_cache(maxsize=1 << 16)
 def _hash(name: str | None) -> int:
+    # Signed, as whatever a kernel is given: else its type would depend on its size.
     if not name:
         return 0
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") or 1
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True) or 1

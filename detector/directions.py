@@ -21,14 +21,9 @@ _FARTHEST: Final = 3.0  # a feature further out, in scales, says no more
 
 @njit(cache=True)
 def direct(  # type: ignore[no-untyped-def]
+    accounts,
     row,
-    first_sketch,
-    rest_sketch,
-    sketches,
     centre,
-    first_features,
-    rest_features,
-    firsts,
     features_centre,
     features_scale,
     sketch_out,
@@ -37,25 +32,25 @@ def direct(  # type: ignore[no-untyped-def]
     """Directions of one account.
 
     Args:
-        row: the account's in what follows.
-        first_sketch, rest_sketch: int8 and int32 (A, 128), which add up to that of its blocks.
-        sketches: int32 (A,), blocks in `rest_sketch`.
+        accounts: structured (A,), the table of evidence by row.
+        row: the account's.
         centre: float32 (128,), of the population.
-        first_features, rest_features: float32 and float64 (A, F), which add up to its blocks'.
-        firsts: int32 (A,), 1 where there is a block in `first_features`.
         features_centre, features_scale: float32 (F,); a scale of 0 leaves the feature out.
         sketch_out: int8 (128,), of norm 127.
         joint_out: int8 (128 + F,), of norm 127 where neither half is nothing.
     """
+    account = accounts[row]
+    first_sketch, rest_sketch = account.first_sketch, account.rest_sketch
+    first_features, rest_features = account.first_features, account.rest_features
     dims = len(centre)
     some = False
     for j in range(dims):
-        some |= first_sketch[row, j] != 0
-    count = max(int(sketches[row]) + some, 1)
+        some |= first_sketch[j] != 0
+    count = max(int(account.sketches) + some, 1)
     away = np.empty(dims)
     norm2 = 0.0
     for j in range(dims):
-        mean = np.float32((np.int32(first_sketch[row, j]) + rest_sketch[row, j]) / count)
+        mean = np.float32((np.int32(first_sketch[j]) + rest_sketch[j]) / count)
         away[j] = float(mean) - centre[j]
         norm2 += away[j] * away[j]
     norm = max(np.sqrt(norm2), 1e-9)
@@ -63,12 +58,12 @@ def direct(  # type: ignore[no-untyped-def]
         sketch_out[j] = np.int8(np.rint(_NORM * away[j] / norm))
         joint_out[j] = np.int8(np.rint(_HALF * away[j] / norm))
     width = len(features_centre)
-    blocks = max(int(sketches[row]) + int(firsts[row]), 1)
+    blocks = max(int(account.sketches) + int(account.firsts), 1)
     far = np.zeros(width)
     norm2 = 0.0
     for f in range(width):
         if features_scale[f] > 0.0:
-            mean_feature = (first_features[row, f] + rest_features[row, f]) / blocks
+            mean_feature = (first_features[f] + rest_features[f]) / blocks
             z = (mean_feature - features_centre[f]) / features_scale[f]
             far[f] = min(max(z, -_FARTHEST), _FARTHEST)
             norm2 += far[f] * far[f]
@@ -79,29 +74,14 @@ def direct(  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def direct_all(  # type: ignore[no-untyped-def]
-    first_sketch,
-    rest_sketch,
-    sketches,
-    centre,
-    first_features,
-    rest_features,
-    firsts,
-    features_centre,
-    features_scale,
-    sketch_out,
-    joint_out,
+    accounts, centre, features_centre, features_scale, sketch_out, joint_out
 ):
     """`direct` of as many accounts as the outputs have rows."""
     for row in range(len(sketch_out)):
         direct(
+            accounts,
             row,
-            first_sketch,
-            rest_sketch,
-            sketches,
             centre,
-            first_features,
-            rest_features,
-            firsts,
             features_centre,
             features_scale,
             sketch_out[row],

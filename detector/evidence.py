@@ -12,7 +12,6 @@ import ipaddress
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +23,7 @@ from detector.change_points import COLUMNS as CHANGE_COLUMNS
 from detector.change_points import account_changed
 from detector.directions import direct, direct_all
 from detector.explanation import Like
-from detector.histories import ADDED, SEEN, add_block, see_account
+from detector.histories import add_block, see_account, settle
 from detector.neighbours import NeighbourIndex, centred
 from detector.score import ACCOUNT_COLUMNS, OTHERS_COLUMNS, OWN_COLUMNS, TextModels
 from detector.state import Column, StateMismatch, Table
@@ -83,10 +82,6 @@ _RESTARTED: Final = (
     *("since_events_before", "since_sum", "since_squares", "since"),
     *("since_highest", "since_lowest"),
 )
-_added: Final = itemgetter(*ADDED)
-_shown: Final = itemgetter(*SEEN)
-_directed_sketches: Final = itemgetter("first_sketch", "rest_sketch", "sketches")
-_directed_features: Final = itemgetter("first_features", "rest_features", "firsts")
 _OCTETS: Final = frozenset(map(str, range(256)))
 _FIRST_OTHER: Final = len(OWN_COLUMNS)
 _COMPANY: Final = sum(name.startswith("company_") for name in OTHERS_COLUMNS)
@@ -115,7 +110,7 @@ class TextEvidence:
         self.models = models
         self._bar = models.own_bar if bar is None else bar
         self._restart_s = restart_s
-        self._table = Table(_COLUMNS)
+        self._table = Table(_COLUMNS, by_row=True)
         self._row_of: dict[str, int] = {}
         self._names: list[str] = []
         # What links each account to others, in the order in which it showed: key → its plane.
@@ -180,9 +175,6 @@ class TextEvidence:
             table["events_before"][row] = block.events - block.n
         elif block.time >= table["start"][row] + self._restart_s:
             self._restart(row, block)
-        table["changed"][row] = True
-        table["last_time"][row] = block.time
-        table["events"][row] = block.events - table["events_before"][row]
         links = link_keys(block.identity)
         first = block.index == 0
         changed = False
@@ -190,27 +182,25 @@ class TextEvidence:
             network = links[-1] if links and links[-1].startswith("net:") else None
             changed = account_changed(table, row, block, network)
         add_block(
+            table.records,
             row,
             first,
             changed,
-            block.events - block.n,
+            block.time,
+            block.events,
+            block.n,
             score,
             np.frombuffer(block.sketch, np.int8),
             np.frombuffer(block.features, np.float32),
-            *_added(table.arrays),
         )
         histories = self._histories(row)
         self._last = row, histories
         mean = float(histories[0][0][0])
         own = max(odds for _, odds in histories)
-        table["own"][row] = own
-        table["own_top"][row] = max(float(table["own_top"][row]), own)
-        before = int(table["mean"][row]) if table["scored"][row] else 0
         after = round(mean * _SCORE_STEP)
+        step = after - settle(table.records, row, own, after)
         for plane in self._planes_of[row].values():
-            plane[0] += after - before
-        table["mean"][row] = after
-        table["scored"][row] = True
+            plane[0] += step
         self._join(row, after, links, block)
         self._recentre(block.time)
         self._direct(row)
@@ -405,17 +395,8 @@ class TextEvidence:
 
     def _rows(self, row: int) -> list[NDArray[np.float64]]:
         """What is judged: the whole week, and the part of it since the account changed."""
-        table = self._table
-        events = int(table["events"][row])
-        before = int(table["since_events_before"][row] - table["events_before"][row])
         out = np.zeros((2, len(ACCOUNT_COLUMNS)))
-        found = see_account(
-            row,
-            math.log2(max(events, 1)),
-            math.log2(max(events - before, 1)),
-            *_shown(table.arrays),
-            out,
-        )
+        found = see_account(self._table.records, row, out)
         return [out[0], out[1]][:found]
 
     def _restart(self, row: int, block: Block) -> None:
@@ -525,7 +506,7 @@ class TextEvidence:
     def _direct(self, row: int) -> None:
         sketch = np.empty(SKETCH_DIMS, np.int8)
         joint = np.empty(SKETCH_DIMS + len(NAMES), np.int8)
-        direct(row, *self._placed(), sketch, joint)
+        direct(self._table.records, row, *self._placed(), sketch, joint)
         self._alike.put(row, sketch)
         self._company.put(row, joint)
 
@@ -533,20 +514,14 @@ class TextEvidence:
         rows = self._table.rows
         sketches = np.empty((rows, SKETCH_DIMS), np.int8)
         joints = np.empty((rows, SKETCH_DIMS + len(NAMES)), np.int8)
-        direct_all(*self._placed(), sketches, joints)
+        direct_all(self._table.records, *self._placed(), sketches, joints)
         self._alike.put_all(sketches)
         self._company.put_all(joints)
         self._clean.put_all(centred(self._clean_sketches.astype(np.float32), self._centre))
 
-    def _placed(self) -> tuple[NDArray[Any], ...]:
-        """What the directions of accounts are made of."""
-        return (
-            *_directed_sketches(self._table.arrays),
-            self._centre,
-            *_directed_features(self._table.arrays),
-            self.models.centre,
-            self.models.scale,
-        )
+    def _placed(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Where directions start, and how far features reach."""
+        return self._centre, self.models.centre, self.models.scale
 
 
 def _distance(values: NDArray[np.float64], value: float) -> float:

@@ -69,12 +69,12 @@ def _layer(values, weight, bias, some, out):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def _forward(z, w1, b1, w2, b2, w3, b3):  # type: ignore[no-untyped-def]
     total = 0.0
-    first, second = np.empty(b1.shape[1]), np.empty(b2.shape[1])
+    first, second = np.empty(b1.shape[1], np.float32), np.empty(b2.shape[1], np.float32)
     some = np.empty(max(len(z), len(first)), np.uint32)
     for m in range(len(b3)):
         _layer(z, w1[m], b1[m], some, first)
         _layer(first, w2[m], b2[m], some, second)
-        odds = b3[m]
+        odds = np.float64(b3[m])
         for j in range(len(second)):
             odds += second[j] * w3[m, j]
         total += odds
@@ -83,7 +83,7 @@ def _forward(z, w1, b1, w2, b2, w3, b3):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _log_odds(x, knots, levels, w1, b1, w2, b2, w3, b3):  # type: ignore[no-untyped-def]
-    z = np.empty(len(knots))
+    z = np.empty(len(knots), np.float32)
     _scaled(x, knots, levels, z)
     return _forward(z, w1, b1, w2, b2, w3, b3)
 
@@ -91,7 +91,7 @@ def _log_odds(x, knots, levels, w1, b1, w2, b2, w3, b3):  # type: ignore[no-unty
 @njit(cache=True)
 def _slopes(z, w1, b1, w2, b2, w3, back2, back1, out):  # type: ignore[no-untyped-def]
     # The gradient of the mean log-odds at `z` is added to `out`; `back` are weights transposed.
-    first, second = np.empty(b1.shape[1]), np.empty(b2.shape[1])
+    first, second = np.empty(b1.shape[1], np.float32), np.empty(b2.shape[1], np.float32)
     slope = np.empty(b1.shape[1])
     some = np.empty(max(len(z), len(first)), np.uint32)
     for m in range(len(w3)):
@@ -110,12 +110,13 @@ def _slopes(z, w1, b1, w2, b2, w3, back2, back1, out):  # type: ignore[no-untype
 
 @njit(cache=True)
 def _integrated(x, knots, levels, usual, w1, b1, w2, b2, w3, back2, back1, steps):  # type: ignore[no-untyped-def]
-    z = np.empty(len(knots))
+    z = np.empty(len(knots), np.float32)
     _scaled(x, knots, levels, z)
-    away = z - usual
+    away = z.astype(np.float64) - usual
     out = np.zeros(len(z))
     for k in range(steps):
-        _slopes(usual + away * ((k + 0.5) / steps), w1, b1, w2, b2, w3, back2, back1, out)
+        at = (usual + away * ((k + 0.5) / steps)).astype(np.float32)
+        _slopes(at, w1, b1, w2, b2, w3, back2, back1, out)
     return out * away / steps
 
 
@@ -171,9 +172,9 @@ class Networks:
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.scale = Scale(arrays["knots"], arrays["levels"])
-        self.usual = np.ascontiguousarray(arrays["usual"], dtype=np.float64)
+        self.usual = np.ascontiguousarray(arrays["usual"], dtype=np.float32)
         w1, b1, w2, b2, w3, b3 = (
-            np.ascontiguousarray(arrays[name], dtype=np.float64) for name in _LAYERS
+            np.ascontiguousarray(arrays[name], dtype=np.float32) for name in _LAYERS
         )
         knots = self.scale.knots.shape
         count, columns, hidden = w1.shape if w1.ndim == 3 else (0, 0, 0)
@@ -228,7 +229,7 @@ class Networks:
 
     def all_log_odds(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Mean log-odds of many rows, (N, C), to float64 (N,): fast, and equal but for rounding."""
-        w1, b1, w2, b2, w3, b3 = (a.astype(np.float32) for a in self._layers)
+        w1, b1, w2, b2, w3, b3 = self._layers
         z = self.scale.all(x)
         total = np.zeros(len(z))
         for m in range(len(b3)):
@@ -256,10 +257,9 @@ class Networks:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What the constructor takes. Weights are float32: that is what was learned."""
-        layers = (array.astype(np.float32) for array in self._layers)
         return {
             "knots": self.scale.knots,
             "levels": self.scale.levels,
             "usual": self.usual,
-            **dict(zip(_LAYERS, layers, strict=True)),
+            **dict(zip(_LAYERS, self._layers, strict=True)),
         }

@@ -32,12 +32,21 @@ class Column:
 
 
 class Table:
-    """Columns that grow together, by doubling. `table[name]` is the array of a column."""
+    """Columns that grow together, by doubling. `table[name]` is the array of a column.
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+    Args:
+        columns: of different names.
+        by_row: what is in a row lies together in memory, for kernels that look at one row at a
+            time. They take `records`. Columns are then not contiguous.
+    """
+
+    def __init__(self, columns: Sequence[Column], *, by_row: bool = False) -> None:
         self.columns = tuple(columns)
         self.rows = 0
         self._arrays: dict[str, NDArray[Any]] = {}
+        fields = [(c.name, np.dtype((c.dtype, c.shape))) for c in self.columns]
+        self._record = np.dtype(fields, align=True) if by_row else None
+        self._records = np.zeros(0, self._record)
         self._allocate(_SMALLEST)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -47,6 +56,11 @@ class Table:
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         """All columns by name; longer than `rows`."""
         return self._arrays
+
+    @property
+    def records(self) -> NDArray[Any]:
+        """A table by row as a structured array; empty for another. Valid until a row is added."""
+        return self._records
 
     @property
     def bytes_per_row(self) -> int:
@@ -88,8 +102,14 @@ class Table:
             own[rows] = array
 
     def _allocate(self, size: int) -> None:
+        if self._record is not None:
+            self._records = np.zeros(size, self._record)
         for column in self.columns:
-            grown = np.full((size, *column.shape), column.fill, dtype=column.dtype)
+            if self._record is not None:
+                grown = self._records[column.name]
+            else:
+                grown = np.empty((size, *column.shape), dtype=column.dtype)
+            grown[:] = column.fill
             if self.rows:
                 grown[: self.rows] = self._arrays[column.name][: self.rows]
             self._arrays[column.name] = grown

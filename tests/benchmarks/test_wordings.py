@@ -167,3 +167,17 @@ def test_records_have_the_same_fields_and_other_values() -> None:
         assert len(rows) == 12
         assert len(set(rows)) > 1
         assert min(map(len, rows)) > 0
+
+
+def test_clients_of_a_classifier_send_short_texts_and_nothing_around_them(tmp_path: Path) -> None:
+    write_sources(tmp_path)
+    sources = load(tmp_path, "train")
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        material = Material(sources, rng, composed(rng) if seed % 2 else None)
+        (traffic,) = KINDS["classifier"].make(material, rng, 80, 1)
+        assert 0 < len(traffic.times) == len(traffic.texts) <= 80
+        assert np.all(np.diff(traffic.times) >= 0)
+        assert max(len(text.split()) for text in traffic.texts) <= 40
+        heads = tuple(material.phrases.frameworks + material.systems)
+        assert not any(text.startswith(heads) for text in traffic.texts)

@@ -16,18 +16,31 @@ from detector.neighbours import centred
 F = 7
 
 
-def accounts(seed: int, count: int) -> dict[str, NDArray[Any]]:
+_RECORD = np.dtype(
+    [
+        ("first_sketch", np.int8, (128,)),
+        ("rest_sketch", np.int32, (128,)),
+        ("sketches", np.int32),
+        ("first_features", np.float32, (F,)),
+        ("rest_features", np.float64, (F,)),
+        ("firsts", np.int32),
+    ],
+    align=True,
+)
+
+
+def accounts(seed: int, count: int) -> NDArray[Any]:
     """Sums of sketches and features of accounts with one to five blocks."""
     rng = np.random.default_rng(seed)
     rest = rng.integers(0, 5, count).astype(np.int32)
-    return {
-        "first_sketch": rng.integers(-127, 128, (count, 128)).astype(np.int8),
-        "rest_sketch": (rng.integers(-127, 128, (count, 128)) * rest[:, None]).astype(np.int32),
-        "rest": rest,
-        "first_features": rng.normal(size=(count, F)).astype(np.float32),
-        "rest_features": rng.normal(size=(count, F)) * rest[:, None],
-        "firsts": np.ones(count, np.int32),
-    }
+    made = np.zeros(count, _RECORD)
+    made["first_sketch"] = rng.integers(-127, 128, (count, 128))
+    made["rest_sketch"] = rng.integers(-127, 128, (count, 128)) * rest[:, None]
+    made["sketches"] = rest
+    made["first_features"] = rng.normal(size=(count, F))
+    made["rest_features"] = rng.normal(size=(count, F)) * rest[:, None]
+    made["firsts"] = 1
+    return made
 
 
 CENTRE = np.random.default_rng(9).normal(size=128).astype(np.float32)
@@ -36,7 +49,7 @@ SCALE = np.linspace(0.5, 2.0, F).astype(np.float32)
 
 
 def one(
-    given: dict[str, NDArray[Any]],
+    given: NDArray[Any],
     row: int,
     *,
     centre: NDArray[np.float32] = CENTRE,
@@ -44,17 +57,13 @@ def one(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sketch direction and joint direction of one account, in memory that held something else."""
     sketch, joint = np.full(128, 77, np.int8), np.full(128 + F, 77, np.int8)
-    direct(
-        row, given["first_sketch"], given["rest_sketch"], given["rest"], centre,
-        given["first_features"], given["rest_features"], given["firsts"], MIDDLE, scale, sketch,
-        joint,
-    )  # fmt: skip
+    direct(given, row, centre, MIDDLE, scale, sketch, joint)
     return sketch.astype(np.int64), joint.astype(np.int64)
 
 
-def features_of(given: dict[str, NDArray[Any]], row: int) -> NDArray[np.float64]:
+def features_of(given: NDArray[Any], row: int) -> NDArray[np.float64]:
     """Mean features from the middle, in scales, none further than 3."""
-    blocks = given["rest"][row] + given["firsts"][row]
+    blocks = given["sketches"][row] + given["firsts"][row]
     mean = (given["first_features"][row] + given["rest_features"][row]) / blocks
     found: NDArray[np.float64] = np.clip((mean - MIDDLE) / SCALE, -3.0, 3.0)
     return found
@@ -74,7 +83,7 @@ def test_a_direction_has_a_norm_of_127_and_two_equal_halves(seed: int) -> None:
 def test_the_sketch_direction_is_the_mean_sketch_from_the_centre() -> None:
     given = accounts(1, 30)
     total = given["first_sketch"].astype(np.int64) + given["rest_sketch"]
-    means = total / (given["rest"] + 1)[:, None]
+    means = total / (given["sketches"] + 1)[:, None]
     expected = centred(means.astype(np.float32), CENTRE)
     for row in range(30):
         assert one(given, row)[0].tolist() == expected[row].tolist()
@@ -84,7 +93,7 @@ def test_the_halves_are_the_sketch_and_the_features_each_by_its_own_norm() -> No
     given = accounts(2, 30)
     for row in range(30):
         total = given["first_sketch"][row].astype(np.int64) + given["rest_sketch"][row]
-        away = (total / (given["rest"][row] + 1)).astype(np.float32) - CENTRE.astype(np.float64)
+        away = (total / (given["sketches"][row] + 1)).astype(np.float32) - CENTRE.astype(np.float64)
         far = features_of(given, row)
         expected = [half / np.linalg.norm(half) * 127.0 / np.sqrt(2.0) for half in (away, far)]
         assert one(given, row)[1] == pytest.approx(np.concatenate(expected), abs=0.5 + 1e-6)
@@ -107,7 +116,7 @@ def test_a_scale_of_0_leaves_a_feature_out() -> None:
     scale[[2, 5]] = 0.0
     for row in range(10):
         _, joint = one(given, row, scale=scale)
-        changed = {**given, "first_features": given["first_features"].copy()}
+        changed = given.copy()
         changed["first_features"][row, [2, 5]] = 1e30
         assert joint[[128 + 2, 128 + 5]].tolist() == [0, 0]
         assert one(changed, row, scale=scale)[1].tolist() == joint.tolist()
@@ -119,7 +128,7 @@ def test_a_scale_of_0_leaves_a_feature_out() -> None:
 
 def test_far_features_say_no_more_than_three_scales() -> None:
     given = accounts(5, 1)
-    given["rest"][0] = 0
+    given["sketches"][0] = 0
     given["rest_features"][0] = 0.0
     given["rest_sketch"][0] = 0
     found = []
@@ -135,7 +144,7 @@ def test_far_features_say_no_more_than_three_scales() -> None:
 
 def test_who_is_at_the_centre_has_no_direction() -> None:
     given = accounts(6, 1)
-    given["first_sketch"][0], given["rest_sketch"][0], given["rest"][0] = 5, 0, 0
+    given["first_sketch"][0], given["rest_sketch"][0], given["sketches"][0] = 5, 0, 0
     given["first_features"][0], given["rest_features"][0] = MIDDLE, 0.0
     sketch, joint = one(given, 0, centre=np.full(128, 5.0, np.float32))
     assert not sketch.any()
@@ -146,11 +155,7 @@ def test_who_is_at_the_centre_has_no_direction() -> None:
 def test_all_at_once_is_one_by_one(count: int) -> None:
     given = accounts(7, count)
     sketches, joints = np.full((count, 128), 77, np.int8), np.full((count, 128 + F), 77, np.int8)
-    direct_all(
-        given["first_sketch"], given["rest_sketch"], given["rest"], CENTRE,
-        given["first_features"], given["rest_features"], given["firsts"], MIDDLE, SCALE, sketches,
-        joints,
-    )  # fmt: skip
+    direct_all(given, CENTRE, MIDDLE, SCALE, sketches, joints)
     for row in range(count):
         sketch, joint = one(given, row)
         assert sketches[row].tolist() == sketch.tolist()

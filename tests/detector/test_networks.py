@@ -61,9 +61,10 @@ def test_log_odds_are_to_the_bit_what_adding_up_input_by_input_gives(
 
 
 def _plain(networks: Networks, x: NDArray[np.float64]) -> float:
-    arrays = {name: a.astype(np.float64) for name, a in networks.arrays().items()}
+    arrays = networks.arrays()
     z = np.array(
-        [_level(*column) for column in zip(x, arrays["knots"], arrays["levels"], strict=True)]
+        [_level(*column) for column in zip(x, arrays["knots"], arrays["levels"], strict=True)],
+        np.float32,
     )
     total = 0.0
     for m, bias in enumerate(arrays["b3"]):
@@ -72,10 +73,10 @@ def _plain(networks: Networks, x: NDArray[np.float64]) -> float:
             out = arrays["b" + layer][m].copy()
             for value, weights in zip(values, arrays["w" + layer][m], strict=True):
                 out += value * weights
-            values = np.maximum(out, 0.0)
+            values = np.maximum(out, np.float32(0.0))
         odds = float(bias)
-        for value, weight in zip(values.tolist(), arrays["w3"][m].tolist(), strict=True):
-            odds += value * weight
+        for product in (values * arrays["w3"][m]).tolist():
+            odds += product
         total += odds
     return total / len(arrays["b3"])
 

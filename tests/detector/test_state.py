@@ -49,6 +49,25 @@ def test_a_table_grows_and_keeps_its_rows() -> None:
     assert table.bytes_per_row == 8 + 3 * 4
 
 
+def test_a_table_by_row_is_the_same_table_with_its_rows_together() -> None:
+    table, by_row = Table(COLUMNS), Table(COLUMNS, by_row=True)
+    for one in (table, by_row):
+        for i in range(200):
+            row = one.add()
+            one["count"][row] = i
+        one["last"][7] = 0.5
+    assert same(table.take(), by_row.take())
+    assert by_row.bytes_per_row == table.bytes_per_row
+    assert len(table.records) == 0
+    record = by_row.records[7]
+    assert (int(record["count"]), record["last"].tolist()) == (7, [0.5] * 3)
+    by_row.records[7]["last"] = 2.0  # it is the table, not a copy
+    assert by_row["last"][7].tolist() == [2.0] * 3
+    back = Table(COLUMNS, by_row=True)
+    back.put(np.arange(200), table.take())
+    assert same(back.take(), table.take())
+
+
 def test_taken_rows_are_copies() -> None:
     table = Table(COLUMNS)
     for _ in range(3):
