@@ -76,6 +76,7 @@ _COLUMNS: Final = (
     Column("since_lowest", "float64", fill=math.inf),
     *CHANGE_COLUMNS,
 )
+_SCANNED: Final = ("watched", "scored", "changed")
 _RESTARTED: Final = (
     *("first", "rest_sum", "rest_squares", "rest", "highest", "lowest"),
     *("own", "own_top", "evidence", "best_score"),
@@ -110,7 +111,7 @@ class TextEvidence:
         self.models = models
         self._bar = models.own_bar if bar is None else bar
         self._restart_s = restart_s
-        self._table = Table(_COLUMNS, by_row=True)
+        self._table = Table(_COLUMNS, by_row=True, apart=_SCANNED)
         self._row_of: dict[str, int] = {}
         self._names: list[str] = []
         # What links each account to others, in the order in which it showed: key → its plane.
@@ -175,6 +176,7 @@ class TextEvidence:
             table["events_before"][row] = block.events - block.n
         elif block.time >= table["start"][row] + self._restart_s:
             self._restart(row, block)
+        table["changed"][row] = True
         links = link_keys(block.identity)
         first = block.index == 0
         changed = False
@@ -198,7 +200,9 @@ class TextEvidence:
         mean = float(histories[0][0][0])
         own = max(odds for _, odds in histories)
         after = round(mean * _SCORE_STEP)
+        # 0 where there was none: then no plane has a share of it.
         step = after - settle(table.records, row, own, after)
+        table["scored"][row] = True
         for plane in self._planes_of[row].values():
             plane[0] += step
         self._join(row, after, links, block)

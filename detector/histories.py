@@ -29,7 +29,6 @@ def add_block(  # type: ignore[no-untyped-def]
         sketch, features: int8 (128,) and float32 (F,), the block's.
     """
     account = accounts[row]
-    account.changed = True
     account.last_time = time
     account.events = events - account.events_before
     if is_first:
@@ -142,9 +141,8 @@ def settle(accounts, row, own, mean):  # type: ignore[no-untyped-def]
         The mean before; 0 where there was none.
     """
     account = accounts[row]
-    before = account.mean if account.scored else 0
+    before = account.mean
     account.own = own
     account.own_top = max(account.own_top, own)
     account.mean = mean
-    account.scored = True
     return before

@@ -38,15 +38,18 @@ class Table:
         columns: of different names.
         by_row: what is in a row lies together in memory, for kernels that look at one row at a
             time. They take `records`. Columns are then not contiguous.
+        apart: with `by_row`, names of columns that are, since they are read as a whole.
     """
 
-    def __init__(self, columns: Sequence[Column], *, by_row: bool = False) -> None:
+    def __init__(
+        self, columns: Sequence[Column], *, by_row: bool = False, apart: Sequence[str] = ()
+    ) -> None:
         self.columns = tuple(columns)
         self.rows = 0
         self._arrays: dict[str, NDArray[Any]] = {}
-        fields = [(c.name, np.dtype((c.dtype, c.shape))) for c in self.columns]
-        self._record = np.dtype(fields, align=True) if by_row else None
-        self._records = np.zeros(0, self._record)
+        self._together = tuple(c for c in self.columns if by_row and c.name not in apart)
+        fields = [(c.name, np.dtype((c.dtype, c.shape))) for c in self._together]
+        self._record = np.dtype(fields, align=True)
         self._allocate(_SMALLEST)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -59,12 +62,12 @@ class Table:
 
     @property
     def records(self) -> NDArray[Any]:
-        """A table by row as a structured array; empty for another. Valid until a row is added."""
+        """What lies together of a table by row, a structured array. Valid until a row is added."""
         return self._records
 
     @property
     def bytes_per_row(self) -> int:
-        """Bytes that one row takes over all columns."""
+        """Bytes that one row takes over all columns, but for what aligns them."""
         return sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in self._arrays.values())
 
     def add(self) -> int:
@@ -102,10 +105,9 @@ class Table:
             own[rows] = array
 
     def _allocate(self, size: int) -> None:
-        if self._record is not None:
-            self._records = np.zeros(size, self._record)
+        self._records = np.zeros(size, self._record)
         for column in self.columns:
-            if self._record is not None:
+            if column in self._together:
                 grown = self._records[column.name]
             else:
                 grown = np.empty((size, *column.shape), dtype=column.dtype)

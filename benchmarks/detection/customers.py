@@ -207,7 +207,7 @@ def _application(material: Material, rng: Rng, n: int) -> list[str]:
 
 
 def _classifier(material: Material, rng: Rng, n: int, accounts: int) -> list[Traffic]:
-    """A client of a text classifier: one short text a request, and nothing around it."""
+    """A client of a text classifier: one short text a request, without a head or a history."""
     style = rng.random()
     if style < 0.5 and material.utterances:
         intents = _shuffled(rng, sorted(material.utterances))
@@ -216,7 +216,7 @@ def _classifier(material: Material, rng: Rng, n: int, accounts: int) -> list[Tra
     elif style < 0.75:
         texts = [" ".join(t.split()[:_SHORT]) for t in sample(rng, material.lines, n)]
     else:
-        texts = fragments(rng, material.passages or material.lines, n)
+        texts = [t or "?" for t in fragments(rng, material.passages or material.lines, n)]
     pace = rng.random()
     if pace < 0.55:
         clients = material.sources.clients

@@ -316,8 +316,11 @@ def _instructions(material: Material, rng: Rng, n: int) -> tuple[list[str], Ints
     if style < 0.75:
         groups += list(material.sources.instructions.items())
         if rng.random() < 0.5:
-            kind = any_of(rng, sorted({name.split(":")[0] for name, _ in groups}) or [""])
-            groups = [g for g in groups if g[0].split(":")[0] == kind] or groups
+            # Kinds stand before a colon; without any, all of it is of one kind.
+            kinds = sorted({name.split(":")[0] for name, _ in groups if ":" in name})
+            if len(kinds) > 1:
+                kind = any_of(rng, kinds)
+                groups = [g for g in groups if g[0].startswith(f"{kind}:")]
     if style >= 0.55:
         groups += [
             (task, texts)

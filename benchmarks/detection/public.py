@@ -1,11 +1,12 @@
-"""Prompts of some 600 public tasks by other hands, which make the weeks that teach wider.
+"""Prompts of 475 public tasks by other hands, which make the weeks that teach wider.
 
     python -m benchmarks.detection.public --out tasks.parquet --data DIR
 
-fetches packages of benchmarks and dialogues from PyPI (450 MB, kept under --cache), takes up to
-240 prompts of each task out of them, and leaves out every task that shares thirteen words in a row
-with what calibrates or tests under DIR. Texts are looked at to compute what traffic looks like:
-nothing of them is in a model, and no language model is trained on them.
+fetches packages of benchmarks and dialogues from PyPI (430 MB, kept under --cache) and takes up to
+240 prompts of each task out of them. Left out is every task that shares thirteen words in a row, or
+its name, with a task under DIR. Tasks that share words with each other teach or calibrate together.
+Texts are looked at to compute what traffic looks like: nothing of them is in a model, and no
+language model is trained on them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from rich.progress import Progress
 
 from benchmarks.detection.sources import SPLITS, Sources, load, passages
 
-__all__ = ["Public", "collected", "main", "read", "widened", "write"]
+__all__ = ["Public", "Share", "collected", "main", "read", "widened", "write"]
 
 Rng = np.random.Generator
 Tasks = dict[str, dict[str, list[str]]]  # task → part → prompts
@@ -50,36 +51,37 @@ _LARGEST: Final = 32_000_000  # bytes of a task's file
 _RUN: Final = 13  # words in a row that make two texts the same
 # Of its tasks one of four calibrates, the others teach.
 _CALIBRATES: Final = 4
-_DRAWN: Final = {"tasks": 16, "puzzles": 12, "instructions": 24, "questions": 12, "utterances": 16}
+_DRAWN: Final = {"tasks": 16, "puzzles": 12, "instructions": 24, "asked": 24, "utterances": 16}
+_SHORT: Final = 600  # characters of what is asked beside a document, or in a class
+_LEAST_NAME: Final = 4  # letters of a name by which tasks are the same
+
+
+_ROW: Final = ("use", "name", "group", "part", "text")
 
 
 @dataclass(frozen=True, slots=True)
 class _Package:
     file: str
     sha256: str
-    licence: str
 
 
+# MIT, Apache 2.0, MIT and BSD.
 _PACKAGES: Final = {
     "evals": _Package(
         "evals-3.0.1.post1-py3-none-any.whl",
         "0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78",
-        "MIT",
     ),
     "bigbench": _Package(
         "bigbench-1.0.0.tar.gz",
         "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
-        "Apache-2.0",
     ),
     "inspect-evals": _Package(
         "inspect_evals-0.28.0-py3-none-any.whl",
         "1d5735999b1c4e481162cacc29b962beeefd540c1e6222cccfdb40e79e8d459d",
-        "MIT",
     ),
     "chatterbot-corpus": _Package(
         "chatterbot_corpus-1.3.3-py2.py3-none-any.whl",
         "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
-        "BSD-3-Clause",
     ),
 }
 
@@ -98,10 +100,8 @@ def read(share: Share, path: Path) -> Public:
     """A share of what `main` wrote."""
     table = pq.read_table(path).to_pydict()
     found: dict[str, Tasks] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    for use, name, part, text in zip(
-        table["use"], table["name"], table["part"], table["text"], strict=True
-    ):
-        if (_rank(name) % _CALIBRATES == 0) == (share == "calibrate"):
+    for use, name, group, part, text in zip(*(table[c] for c in _ROW), strict=True):
+        if (_rank(group) % _CALIBRATES == 0) == (share == "calibrate"):
             found[use][name][part].append(text)
 
     def flat(use: str) -> dict[str, list[str]]:
@@ -120,12 +120,16 @@ def widened(sources: Sources, public: Public, rng: Rng) -> Sources:
         return [ordered[i] for i in sorted(rng.permutation(len(ordered))[: _DRAWN[use]].tolist())]
 
     def flat(names: Sequence[str]) -> dict[str, list[str]]:
-        return {f"{n}": [t for ts in public.tasks[n].values() for t in ts] for n in names}
+        return {name: [t for ts in public.tasks[name].values() for t in ts] for name in names}
 
     tasks = {name: public.tasks[name] for name in some(public.tasks, "tasks")}
     documents = {name: passages(parts) for name, parts in tasks.items()}
-    instructions = flat(some(public.tasks, "instructions"))
-    asked = {name: public.questions[name] for name in some(public.questions, "questions")}
+    sent = flat(some(public.tasks, "instructions"))
+    asked = public.questions | {
+        name: short
+        for name, texts in flat(some(public.tasks, "asked")).items()
+        if len(short := [text for text in texts if len(text) <= _SHORT]) >= _FEWEST
+    }
     said = {name: public.utterances[name] for name in some(public.utterances, "utterances")}
     return replace(
         sources,
@@ -134,7 +138,7 @@ def widened(sources: Sources, public: Public, rng: Rng) -> Sources:
         | {name: texts for name, texts in documents.items() if len(texts) >= _FEWEST},
         puzzles=sources.puzzles | flat(some(public.tasks, "puzzles")),
         instructions=sources.instructions
-        | {f"public:{name}": texts for name, texts in (instructions | asked).items()},
+        | {f"public:{name}": texts for name, texts in sent.items()},
         questions=sources.questions | asked,
         utterances=sources.utterances | said,
     )
@@ -143,47 +147,77 @@ def widened(sources: Sources, public: Public, rng: Rng) -> Sources:
 def collected(
     packages: Mapping[str, bytes | Path], others: Iterable[str], names: Iterable[str] = ()
 ) -> list[dict[str, str]]:
-    """What is taken out of the packages' archives, as rows of `use`, `name`, `part`, `text`.
+    """What is taken out of the packages' archives, as rows of `use`, `name`, `group`, `part`,
+    `text`. Tasks of a group share a run of words, or are of one topic.
 
     Left out is every task that shares a run of words with any of the `others`, or has one of the
     `names`, however it is spelled.
     """
     same = {_spelled(name) for name in names}
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for name, archive in packages.items():
-        for use, task, part, texts in _READERS[name](archive):
-            if any(one in _spelled(task) or _spelled(task) in one for one in same):
-                continue
-            prompts = list(dict.fromkeys(t[:_LONGEST].rstrip() for t in texts if t.strip()))
-            found.setdefault((use, f"{name}: {task}"), {})[part] = prompts
+    topics: dict[tuple[str, str], str] = {}
+    for package, archive in packages.items():
+        for use, topic, task, part, texts in _READERS[package](archive):
+            if not _is_one_of(_spelled(task), same):
+                key = (use, f"{package}: {task}")
+                found.setdefault(key, {})[part] = [t[:_LONGEST].rstrip() for t in texts]
+                topics[key] = f"{package}: {topic}"
     known = {run for text in others for run in _runs(text)}
-    rows = []
+    kept: dict[tuple[str, str], dict[str, list[str]]] = {}
+    group_of = _Groups()
     for (use, name), parts in found.items():
-        kept = _thinned(name, parts)
-        texts = [text for some in kept.values() for text in some]
-        if len(texts) < _FEWEST or any(not known.isdisjoint(_runs(text)) for text in texts):
-            continue
-        rows += [
-            {"use": use, "name": name, "part": part, "text": text}
-            for part, some in kept.items()
-            for text in some
-        ]
-    return rows
+        chosen = _thinned(name, parts)
+        texts = [text for some in chosen.values() for text in some]
+        runs = {run for text in texts for run in _runs(text)}
+        if len(texts) >= _FEWEST and known.isdisjoint(runs):
+            kept[use, name] = chosen
+            group_of.join(topics[use, name], runs)
+    return [
+        dict(zip(_ROW, (*key, group_of[topics[key]], part, text), strict=True))
+        for key, parts in kept.items()
+        for part, some in parts.items()
+        for text in some
+    ]
+
+
+class _Groups:
+    """Topics that share runs of words, directly or by others: each group has the name of one."""
+
+    def __init__(self) -> None:
+        self._up: dict[str, str] = {}
+        self._first: dict[int, str] = {}  # run → the topic that had it first
+
+    def __getitem__(self, topic: str) -> str:
+        while (above := self._up.setdefault(topic, topic)) != topic:
+            topic = above
+        return topic
+
+    def join(self, topic: str, runs: Iterable[int]) -> None:
+        """Note what a topic has; with whom it shares it, it is one."""
+        for run in runs:
+            other, own = self[self._first.setdefault(run, topic)], self[topic]
+            self._up[max(own, other)] = min(own, other)
 
 
 def write(rows: Sequence[Mapping[str, str]], out: Path) -> None:
     """The rows as a parquet file."""
-    columns = {c: [row[c] for row in rows] for c in ("use", "name", "part", "text")}
+    columns = {c: [row[c] for row in rows] for c in _ROW}
     pq.write_table(pa.table(columns), out, compression="zstd")
 
 
 def _thinned(name: str, parts: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Few prompts of few parts, each once."""
+    seen: set[str] = set()
+    whole = {}
+    for part, texts in sorted(parts.items()):
+        whole[part] = [t for t in dict.fromkeys(texts) if t.strip() and t not in seen]
+        seen.update(whole[part])
     draw = random.Random(f"public {name}")
-    chosen = sorted(parts)
+    chosen = [part for part, texts in whole.items() if texts]
     draw.shuffle(chosen)
     chosen = chosen[:_PARTS]
     most = _MOST // max(len(chosen), 1)
-    return {p: draw.sample(parts[p], min(most, len(parts[p]))) for p in chosen if parts[p]}
+    return {part: draw.sample(whole[part], min(most, len(whole[part]))) for part in chosen}
 
 
 def _runs(text: str) -> set[int]:
@@ -195,11 +229,19 @@ def _spelled(name: str) -> str:
     return re.sub(r"[\W_]", "", name.lower())
 
 
+def _is_one_of(task: str, names: Iterable[str]) -> bool:
+    return any(
+        shorter in longer
+        for shorter, longer in (sorted((task, name), key=len) for name in names)
+        if len(shorter) >= _LEAST_NAME
+    )
+
+
 def _rank(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
-_Found = Iterator[tuple[str, str, str, Iterable[str]]]  # use, task, part, texts
+_Found = Iterator[tuple[str, str, str, str, list[str]]]  # use, topic, task, part, texts
 
 
 def _evals(archive: bytes | Path) -> _Found:
@@ -213,7 +255,7 @@ def _evals(archive: bytes | Path) -> _Found:
             lines = wheel.read(info).splitlines()
             step = max(len(lines) // (4 * _MOST), 1)
             texts = [_request(line, roles) for line in lines[::step]]
-            yield "task", place[1], place[2], [text for text in texts if text]
+            yield "task", place[1], place[1], place[2], texts
 
 
 def _request(line: bytes, roles: bool) -> str:
@@ -241,7 +283,7 @@ def _bigbench(archive: bytes | Path) -> _Found:
                 continue
             file = tar.extractfile(member)
             if file is not None:
-                yield "task", place[1], place[2] or "", list(_examples(json.load(file)))
+                yield "task", place[1], place[1], place[2] or "", list(_examples(json.load(file)))
 
 
 def _examples(task: Mapping[str, Any]) -> Iterator[str]:
@@ -265,7 +307,7 @@ def _writing(archive: bytes | Path) -> _Found:
             topics[row["domain1"]].append(row["query"])
     for topic, texts in topics.items():
         for i in range(0, len(texts), _FEWEST):
-            yield "question", f"{topic} {i // _FEWEST}", "", texts[i : i + _FEWEST]
+            yield "question", topic, f"{topic} {i // _FEWEST}", "", texts[i : i + _FEWEST]
 
 
 def _dialogues(archive: bytes | Path) -> _Found:
@@ -276,8 +318,9 @@ def _dialogues(archive: bytes | Path) -> _Found:
             if place is None:
                 continue
             said = yaml.safe_load(wheel.read(info)).get("conversations") or []
-            texts = [str(line) for turns in said for line in turns if isinstance(turns, list)]
-            yield "utterance", f"{place[1]}, {place[2]}", "", texts
+            texts = [str(line) for turns in said if isinstance(turns, list) for line in turns]
+            name = f"{place[1]}, {place[2]}"
+            yield "utterance", name, name, "", texts
 
 
 _READERS: Final = {
@@ -336,6 +379,15 @@ def _texts_of(sources: Sources) -> Iterator[str]:
     yield from sources.few_shot.values()
 
 
+def _names_of(sources: Sources) -> Iterator[str]:
+    """Of tasks and datasets: a dataset's is what the names of its templates start with."""
+    yield from sources.puzzles
+    for templates in sources.tasks.values():
+        pairs = enumerate(zip(min(templates), max(templates), strict=False))
+        size = next((i for i, (a, b) in pairs if a != b), len(min(templates)))
+        yield min(templates)[:size]
+
+
 def main() -> None:
     """See the module's text."""
     parser = ArgumentParser(
@@ -351,11 +403,11 @@ def main() -> None:
         archives = {
             name: _fetched(name, package, cache, progress) for name, package in _PACKAGES.items()
         }
-    held = [load(arguments.data, split) for split in SPLITS if split != "train"]
+    every = [load(arguments.data, split) for split in SPLITS]
     rows = collected(
         archives,
-        (text for sources in held for text in _texts_of(sources)),
-        (name for sources in held for name in sources.puzzles),
+        (text for sources in every for text in _texts_of(sources)),
+        (name for sources in every for name in _names_of(sources)),
     )
     write(rows, arguments.out)
     names = {(row["use"], row["name"]) for row in rows}

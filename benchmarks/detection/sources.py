@@ -35,6 +35,7 @@ __all__ = [
     "VectorSource",
     "dealt",
     "load",
+    "passages",
     "third",
 ]
 

@@ -39,7 +39,11 @@ __all__ = ["calibrates", "composed_week", "main", "report", "teaches"]
 
 @dataclass(frozen=True)
 class Job:
-    """One week: without `data`, of the sources that the project makes itself."""
+    """One week: without `data`, of the sources that the project makes itself.
+
+    Measured weeks are kept in the folder `cache`. It is one training's: what composes and measures
+    is not in their names.
+    """
 
     split: Split
     seed: int
@@ -57,8 +61,8 @@ _BUILT_IN = 5  # every so many of training's weeks is of the sources that the pr
 _THIEVES = (0.02, 0.09, 0.23)  # among a week's accounts, in turn
 # What transfers is learned from many different campaigns, more than from many customers. Weeks of
 # training are of three kinds in turn: the split's own wordings; wordings of that week alone, with
-# more and smaller campaigns; and such wordings with many evaluations, which are the customers that
-# look most like thieves, and of which no other week has enough.
+# more and smaller campaigns and more jobs; and such wordings with many evaluations. Jobs and
+# evaluations are the customers that look most like thieves, and no other week has enough of them.
 _LARGE = Settings(thieves=0.4, customers=1300, max_events=450_000)
 _VARIED = msgspec.structs.replace(
     _LARGE,
@@ -184,7 +188,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--public", type=Path, help="what benchmarks.detection.public wrote")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, help="keep measured weeks here")
+    parser.add_argument("--cache", type=Path, help="keep measured weeks here: an empty folder")
     parser.add_argument("--weeks", type=int, default=180, help="of training")
     parser.add_argument("--calibration-weeks", type=int, default=24)
     parser.add_argument("--test-weeks", type=int, default=15)
@@ -210,6 +214,7 @@ def main() -> None:
         models,
         about={
             "made_by": "python -m benchmarks.detection.train_text",
+            "widened_by_public_tasks": public is not None,
             "training_weeks": arguments.weeks,
             "calibration_weeks": arguments.calibration_weeks,
             "customers_in_reference": len(models.reference),

@@ -66,7 +66,8 @@ _PARTS: Final[dict[tuple[type, str], str]] = {
 
 
 class Meter:
-    """CPU time by part, each without what it calls of another, and without what metering costs.
+    """CPU time by part, each without what it calls of another, and without most of what metering
+    costs.
 
     A clock of a thread's own CPU time is a call into the kernel, a microsecond or two; metering a
     part of ten would otherwise show more of the clock than of the part.
@@ -75,6 +76,7 @@ class Meter:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._inner = [0.0]
+        self._calls = 0
         self._within = self._around = 0.0  # ns that metering adds to a call, and to its caller
         empty = self._timed(lambda: None, "empty")
         start = time.thread_time_ns()
@@ -83,7 +85,12 @@ class Meter:
         whole = (time.thread_time_ns() - start) / _CALIBRATING
         self._within = 1e9 * self.seconds.pop("empty") / _CALIBRATING
         self._around = whole - self._within
-        self._inner = [0.0]
+        self._inner, self._calls = [0.0], 0
+
+    @property
+    def cost(self) -> float:
+        """Seconds that metering has taken so far, about."""
+        return self._calls * (self._within + self._around) / 1e9
 
     @contextmanager
     def on(self, parts: Mapping[tuple[type, str], str]) -> Iterator[None]:
@@ -100,6 +107,7 @@ class Meter:
     def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
         @functools.wraps(function)
         def timed(*arguments: Any, **named: Any) -> Any:
+            self._calls += 1
             self._inner.append(0.0)
             start = time.thread_time_ns()
             try:
@@ -216,7 +224,7 @@ def of_judge(blocks: Sequence[Sequence[Block]], accounts: int, known: int, minut
         seq += 1
     meter = Meter()
     with meter.on(_PARTS):
-        whole = sum(_judged(judge, tick, tick[-1].time) for tick in ticks.values())
+        whole = sum(_judged(judge, tick, tick[-1].time) for tick in ticks.values()) - meter.cost
     scored = shipped()
     meter.seconds[_EVIDENCE] += _cpu(lambda: _score(scored, ticks.values()))
     events = sum(block.n for tick in ticks.values() for block in tick)

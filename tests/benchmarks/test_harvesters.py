@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.detection import harvesters
 from benchmarks.detection.arrivals import DAY
+from benchmarks.detection.built_in import built_in
 from benchmarks.detection.harvesters import ASSIGNMENTS, FAMILIES, SIZES, TIMINGS, Campaign
 from benchmarks.detection.material import Material
 from benchmarks.detection.sources import load
@@ -154,3 +155,35 @@ def test_topics_stay_with_an_account_when_sharded_by_topic(
         return float(np.mean([len({topic(text) for text in of.texts}) for of in traffic]))
 
     assert spread("topic") < spread("random")
+
+
+def test_instructions_are_of_one_kind_or_of_all_and_never_of_one_cluster(
+    material: Material,
+) -> None:
+    kinds = {"code": 0, "tools": 0, "public": 0}
+    sources = replace(
+        material.sources,
+        instructions={
+            f"{kind}:{i}": [f"{kind} {i} {k}" for k in range(9)] for kind in kinds for i in range(4)
+        },
+    )
+    mixed = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        texts, _ = FAMILIES["instructions"](Material(sources, rng), rng, 300)
+        sent = {text.split()[0] for text in texts} & kinds.keys()
+        mixed += len(sent) > 1
+        for kind in sent:
+            kinds[kind] += len(sent) == 1
+            own = {text.split()[1] for text in texts if text.startswith(kind)}
+            assert len(own & set("0123")) == 4
+    assert mixed > 5
+    assert min(kinds.values()) > 2
+
+
+def test_instructions_without_kinds_are_mixed() -> None:
+    sources = built_in("train", False)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        _, topics = FAMILIES["instructions"](Material(sources, rng), rng, 1000)
+        assert len(set(topics.tolist())) > 10

@@ -110,6 +110,57 @@ def test_what_shares_a_run_of_words_or_a_name_is_left_out() -> None:
     }
     rows = collected({"evals": wheel(files)}, [f"They counted {run} and stopped"], ["web_of_lies"])
     assert {row["name"] for row in rows} == {"evals: clean", "evals: near"}
+    short = collected({"evals": wheel(files)}, [], ["a", "lie"])  # too short to be a name
+    assert {row["name"] for row in short} >= {"evals: clean", "evals: Web-of-Lies-2"}
+
+
+def test_tasks_that_share_words_teach_or_calibrate_together() -> None:
+    def file(*own: str) -> str:
+        return samples(*own, *(f"{own[0][:9]} number {i}" for i in range(30)))
+
+    run = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    other = " ".join(f"word{i}" for i in range(20))
+    files = {
+        "evals/registry/data/first/a.jsonl": file("alpha beta", f"{run} one"),
+        "evals/registry/data/second/a.jsonl": file("gamma delta", f"two {run}", other),
+        "evals/registry/data/third/a.jsonl": file("epsilon ze", f"{other} and more"),
+        "evals/registry/data/alone/a.jsonl": file("eta theta!"),
+    }
+    group = {row["name"]: row["group"] for row in collected({"evals": wheel(files)}, [])}
+    assert len(group) == 4
+    assert group["evals: first"] == group["evals: second"] == group["evals: third"]
+    assert group["evals: alone"] != group["evals: first"]
+
+
+def test_the_command_leaves_out_what_the_data_folder_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sources(tmp_path)
+    test = load(tmp_path, "test")
+    dataset, templates = next(iter(test.tasks.items()))
+    prompts = next(iter(templates.values()))
+    assert len(prompts[0].split()) > 13
+    many = [f"Question number {i}" for i in range(30)]
+    archive = tmp_path / "evals.whl"
+    archive.write_bytes(
+        wheel(
+            {
+                "evals/registry/data/copied/a.jsonl": samples(prompts[0], *many),
+                f"evals/registry/data/{next(iter(test.puzzles))}/a.jsonl": samples(*many),
+                f"evals/registry/data/{dataset}-again/a.jsonl": samples(*many),
+                "evals/registry/data/new/a.jsonl": samples(*many),
+            }
+        )
+    )
+    monkeypatch.setattr(public, "_PACKAGES", {"evals": public._Package("", "")})
+    monkeypatch.setattr(public, "_fetched", lambda *_: archive)
+    out = tmp_path / "tasks.parquet"
+    monkeypatch.setattr(
+        "sys.argv", ["public", "--out", str(out), "--data", str(tmp_path), "--cache", str(tmp_path)]
+    )
+    public.main()
+    found = {name for share in ("train", "calibrate") for name in read(share, out).tasks}
+    assert found == {"evals: new"}
 
 
 def test_a_task_gives_few_prompts_of_few_parts_each_once_and_none_too_long() -> None:
@@ -122,7 +173,7 @@ def test_a_task_gives_few_prompts_of_few_parts_each_once_and_none_too_long() -> 
     rows = collected({"evals": wheel(files)}, [])
     assert len({row["part"] for row in rows}) == 6
     texts = texts_of(rows)
-    assert len(texts) == len({(row["part"], row["text"]) for row in rows}) == 240
+    assert len(texts) == len(set(texts)) == 240
     assert max(map(len, texts)) <= 6000
     assert rows == collected({"evals": wheel(files)}, [])
 
@@ -130,7 +181,13 @@ def test_a_task_gives_few_prompts_of_few_parts_each_once_and_none_too_long() -> 
 def test_shares_are_disjoint_and_widen_sources_otherwise_each_week(tmp_path: Path) -> None:
     write_sources(tmp_path)
     rows = [
-        {"use": use, "name": f"{use} {i}", "part": str(k % 2), "text": f"{use} {i}: " + 60 * str(k)}
+        {
+            "use": use,
+            "name": f"{use} {i}",
+            "group": f"{use} {i // 2}",
+            "part": str(k % 2),
+            "text": f"{use} {i}: " + 60 * str(k),
+        }
         for use in ("task", "question", "utterance")
         for i in range(100)
         for k in range(25)
@@ -138,6 +195,8 @@ def test_shares_are_disjoint_and_widen_sources_otherwise_each_week(tmp_path: Pat
     write(rows, tmp_path / "tasks.parquet")
     teach, calibrate = (read(s, tmp_path / "tasks.parquet") for s in ("train", "calibrate"))
     assert teach.tasks.keys().isdisjoint(calibrate.tasks)
+    for i in range(0, 100, 2):  # those of a group are in one share
+        assert (f"task {i}" in teach.tasks) == (f"task {i + 1}" in teach.tasks)
     assert len(teach.tasks) + len(calibrate.tasks) == 100
     assert 10 <= len(calibrate.tasks) <= 40
     sources = load(tmp_path, "train")
@@ -154,6 +213,6 @@ def test_shares_are_disjoint_and_widen_sources_otherwise_each_week(tmp_path: Pat
 
 def test_a_file_that_is_not_what_it_was_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.whl").write_bytes(b"other")
-    package = public._Package("a.whl", "0" * 64, "MIT")
+    package = public._Package("a.whl", "0" * 64)
     with Progress(disable=True) as progress, pytest.raises(SystemExit, match="SHA-256"):
         public._fetched("a", package, tmp_path, progress)

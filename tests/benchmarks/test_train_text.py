@@ -27,7 +27,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     return seen
 
 
-def test_weeks_of_training_are_of_three_kinds_in_turn(asked: list[Settings]) -> None:
+def test_weeks_of_training_are_of_three_kinds_in_turn_and_a_few_of_classifiers(
+    asked: list[Settings],
+) -> None:
     for seed in range(15):
         assert composed_week(Job("train", seed, None, None)) == ([], {})
     assert [s.composed_wordings for s in asked] == [False, True, True] * 5
@@ -78,21 +80,23 @@ def test_three_sets_of_unlike_sources_set_the_reference() -> None:
     assert len(names) == 12  # none stands for another in the cache
 
 
-def test_a_widened_week_asks_what_public_tasks_ask(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("split", ["train", "calibrate"])
+def test_a_widened_week_asks_what_public_tasks_of_its_share_ask(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_sources(tmp_path)
+    names = [f"task {i}" for i in range(120)]
     rows = [
-        {"use": "task", "name": f"task {i}", "part": "", "text": f"Zwölf-{i} mal {k}?"}
-        for i in range(80)
+        {"use": "task", "name": name, "group": name, "part": "", "text": f"<{name}> times {k}?"}
+        for name in names
         for k in range(40)
     ]
-    public.write(rows, tmp_path / "tasks.parquet")
+    path = tmp_path / "tasks.parquet"
+    public.write(rows, path)
     sent: dict[str, str] = {}
     settings = Settings(customers=60, max_events=3000, thieves=0.2)
-    for name in ("_LARGE", "_VARIED", "_EVALUATED"):
-        monkeypatch.setattr(train_text, name, settings)
     monkeypatch.setattr(train_text, "_SETTINGS", (settings,))
+    monkeypatch.setattr(train_text, "Settings", lambda **_: settings)
 
     class Measured:
         def __init__(self, *_: object) -> None: ...
@@ -106,7 +110,11 @@ def test_a_widened_week_asks_what_public_tasks_ask(
             return []
 
     monkeypatch.setattr(train_text, "PartitionMeasure", Measured)
-    _, labels = composed_week(Job("train", 1, tmp_path, None, tmp_path / "tasks.parquet"))
-    asking = {labels[account].harvesting for account, text in sent.items() if "Zwölf" in text}
+    _, labels = composed_week(Job(split, 1, tmp_path, None, path))
+    asking = {labels[account].harvesting for account, text in sent.items() if "<task" in text}
     assert asking == {True, False}
-    assert load(tmp_path, "train").tasks.keys().isdisjoint(f"task {i}" for i in range(80))
+    asked = {name for name in names if any(f"<{name}>" in text for text in sent.values())}
+    other: public.Share = "calibrate" if split == "train" else "train"
+    assert asked <= public.read(split, path).tasks.keys()
+    assert asked.isdisjoint(public.read(other, path).tasks)
+    assert load(tmp_path, split).tasks.keys().isdisjoint(names)

@@ -38,9 +38,7 @@ COLUMNS = (
     Column("events_before", "int64"),
     Column("events", "int64"),
     Column("last_time", "float64"),
-    Column("changed", "bool"),
     Column("mean", "int64"),
-    Column("scored", "bool"),
     Column("own", "float64", fill=-math.inf),
     Column("own_top", "float64", fill=-math.inf),
 )
@@ -87,7 +85,7 @@ def test_histories_are_what_their_blocks_add_up_to(changed_at: int | None) -> No
     best = scores.index(max(scores))
     assert table["best"][row].tolist() == features[best].tolist()
     assert table["since_events_before"][row] == (BEFORE + 32 * changed_at if changed_at else 0)
-    assert (table["last_time"][row], table["changed"][row]) == (660.0, True)
+    assert table["last_time"][row] == 660.0
     # The row before was not touched.
     assert math.isnan(table["first"][0])
     assert table["rest"][0] == 0
@@ -97,8 +95,8 @@ def test_what_a_history_comes_to_is_noted_and_its_highest_kept() -> None:
     table = Table(COLUMNS, by_row=True)
     table.add()
     assert [settle(table.records, 0, own, mean) for own, mean in ((1.5, 7), (0.5, -3))] == [0, 7]
-    noted = {name: table[name][0].item() for name in ("own", "own_top", "mean", "scored")}
-    assert noted == {"own": 0.5, "own_top": 1.5, "mean": -3, "scored": True}
+    noted = {name: table[name][0].item() for name in ("own", "own_top", "mean")}
+    assert noted == {"own": 0.5, "own_top": 1.5, "mean": -3}
 
 
 def test_logarithms_are_those_of_the_standard_library() -> None:

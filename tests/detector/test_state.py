@@ -58,11 +58,17 @@ def test_a_table_by_row_is_the_same_table_with_its_rows_together() -> None:
         one["last"][7] = 0.5
     assert same(table.take(), by_row.take())
     assert by_row.bytes_per_row == table.bytes_per_row
-    assert len(table.records) == 0
+    assert table.records.dtype.names == ()
     record = by_row.records[7]
     assert (int(record["count"]), record["last"].tolist()) == (7, [0.5] * 3)
     by_row.records[7]["last"] = 2.0  # it is the table, not a copy
     assert by_row["last"][7].tolist() == [2.0] * 3
+    apart = Table(COLUMNS, by_row=True, apart=["count"])
+    apart.put(np.arange(200), table.take())
+    assert same(apart.take(), table.take())
+    assert apart.records.dtype.names == ("last",)
+    assert apart["count"].flags.contiguous
+    assert not by_row["count"].flags.contiguous
     back = Table(COLUMNS, by_row=True)
     back.put(np.arange(200), table.take())
     assert same(back.take(), table.take())

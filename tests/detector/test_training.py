@@ -163,18 +163,23 @@ def test_too_little_is_refused_with_what_there_is(
         train(taught, calibration, "tiny")
 
 
-def test_the_reference_is_the_higher_of_two_unlike_sets_of_customers(models: TextModels) -> None:
+def test_the_reference_is_the_highest_of_unlike_sets_of_customers(models: TextModels) -> None:
     worse = []  # customers who look like thieves
     for one in (week(7), week(8)):
         family = dict.fromkeys(one.family, "customer")
         worse.append(Week(one.blocks, dict.fromkeys(one.harvesting, False), family))
-    cautious = train(TAUGHT, CALIBRATION, "tiny", others=worse)
+    cautious = train(TAUGHT, CALIBRATION, "tiny", others=[worse])
     assert len(cautious.reference) == len(models.reference)
     assert cautious.own_bar == models.own_bar
     assert np.all(cautious.reference >= models.reference)
     assert np.all(cautious.reference[1:] >= cautious.reference[:-1])
     assert caught(cautious, [week(5)], 0.1)[True][0] < caught(models, [week(5)], 0.1)[True][0]
+    # Of more sets, the highest at each rank, whichever is named first.
+    for others in ([worse, CALIBRATION], [CALIBRATION, worse]):
+        both = train(TAUGHT, CALIBRATION, "tiny", others=others).reference
+        assert np.all(both >= cautious.reference)
+        assert both[-1] == cautious.reference[-1]
     # The same customers raise it by one rank at most.
-    same = train(TAUGHT, CALIBRATION, "tiny", others=CALIBRATION).reference
+    same = train(TAUGHT, CALIBRATION, "tiny", others=[CALIBRATION]).reference
     assert np.all(same >= models.reference)
     assert np.all(same[:-1] <= models.reference[1:])
