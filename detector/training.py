@@ -123,9 +123,8 @@ def train(
         weeks: teach the models.
         calibration: their customers are what evidence is compared with; no account is in both.
         name: of the models, stamped on decisions.
-        others: more sets of such weeks, each of sources unlike the rest: at each rate the
-            reference is the highest evidence of all, as nobody knows which of them a deployment
-            resembles.
+        others: more sets of such weeks, each of sources unlike the rest: as nobody knows which of
+            them a deployment resembles, a rate is the mean of the rates of all sets.
         workers: processes.
         told: is told what is being done.
 
@@ -372,12 +371,21 @@ def _with_reference(
 
     own = of_customers(models, calibration)[:, 0]
     models = replace(models, own_bar=float(np.quantile(own, 0.95)))
-    reference = np.sort(of_customers(models, calibration)[:, 1])
-    ranks = np.arange(1, len(reference) + 1) / len(reference)
-    for weeks in others:
-        unlike = np.quantile(of_customers(models, weeks)[:, 1], ranks, method="higher")
-        reference = np.maximum(reference, unlike)
-    return replace(models, reference=reference)
+    sets = [of_customers(models, weeks)[:, 1] for weeks in (calibration, *others)]
+    return replace(models, reference=_mixed(sets))
+
+
+def _mixed(sets: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """As many values as the first set has, ascending, at ranks of a mixture of all sets to equal
+    shares; of one set, its own."""
+    values = np.concatenate(sets)
+    shares = np.concatenate([np.full(len(one), 1.0 / (len(sets) * len(one))) for one in sets])
+    order = np.argsort(values, kind="stable")
+    ranks = np.arange(1, len(sets[0]) + 1) / len(sets[0])
+    # The least value that no smaller a share lies at or below; sums of shares are not exact.
+    place = np.searchsorted(np.cumsum(shares[order]), ranks - 1e-9)
+    mixed: NDArray[np.float64] = values[order][np.minimum(place, len(values) - 1)]
+    return mixed
 
 
 def _evidence_of_customers(job: tuple[Week, TextModels]) -> NDArray[np.float64]:

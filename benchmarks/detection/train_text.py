@@ -7,7 +7,7 @@
 Weeks of the `train` sources, widened by public tasks, and one in five of the sources that the
 project makes itself, teach the block model and the account models. Weeks of the `calibrate` sources
 set the bar. They set the reference too, as they are and widened by other public tasks, with as many
-weeks of the project's own. Weeks of the `test` sources are only counted.
+weeks of the project's own, to equal shares. Weeks of the `test` sources are only counted.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 
 from detector.blocks import Block
 from detector.score import ACCOUNT_COLUMNS, OWN_COLUMNS, TextModels
-from detector.training import TooLittle, Week, caught, evidence_of, train
+from detector.training import TooLittle, Week, _mixed, caught, evidence_of, train
 from features import NAMES
 from tests.detector.small_models import sketch, text_block
 
@@ -163,7 +163,9 @@ def test_too_little_is_refused_with_what_there_is(
         train(taught, calibration, "tiny")
 
 
-def test_the_reference_is_the_highest_of_unlike_sets_of_customers(models: TextModels) -> None:
+def test_a_rate_of_the_reference_is_the_mean_of_the_rates_of_unlike_sets(
+    models: TextModels,
+) -> None:
     worse = []  # customers who look like thieves
     for one in (week(7), week(8)):
         family = dict.fromkeys(one.family, "customer")
@@ -174,12 +176,19 @@ def test_the_reference_is_the_highest_of_unlike_sets_of_customers(models: TextMo
     assert np.all(cautious.reference >= models.reference)
     assert np.all(cautious.reference[1:] >= cautious.reference[:-1])
     assert caught(cautious, [week(5)], 0.1)[True][0] < caught(models, [week(5)], 0.1)[True][0]
-    # Of more sets, the highest at each rank, whichever is named first.
-    for others in ([worse, CALIBRATION], [CALIBRATION, worse]):
-        both = train(TAUGHT, CALIBRATION, "tiny", others=others).reference
-        assert np.all(both >= cautious.reference)
-        assert both[-1] == cautious.reference[-1]
-    # The same customers raise it by one rank at most.
+    # The same customers again change nothing.
     same = train(TAUGHT, CALIBRATION, "tiny", others=[CALIBRATION]).reference
-    assert np.all(same >= models.reference)
-    assert np.all(same[:-1] <= models.reference[1:])
+    assert same.tolist() == models.reference.tolist()
+
+
+def test_sets_of_any_size_have_equal_shares_in_the_reference() -> None:
+    few, many = np.arange(100.0), np.arange(1000.0) / 10.0 + 200.0
+    mixed = _mixed([few, many])
+    assert len(mixed) == 100
+    assert mixed[-1] == many[-1]
+    # A share of 1 % of the mixture is 2 % of the set that lies higher.
+    assert mixed[98] == pytest.approx(np.quantile(many, 0.98), abs=0.2)
+    assert mixed[49] == few[-1]
+    assert mixed[24] == pytest.approx(np.quantile(few, 0.5), abs=1.0)
+    assert _mixed([few]).tolist() == few.tolist()
+    assert _mixed([few, few, few]).tolist() == few.tolist()
