@@ -20,6 +20,7 @@ import numpy as np
 from benchmarks.detection import arrivals
 from benchmarks.detection.arrivals import DAY, WEEK
 from benchmarks.detection.material import Material, Traffic, sample
+from benchmarks.detection.sources import common_start
 
 __all__ = ["FORMS", "HEAD", "Rotation", "Wrapper", "honest", "poisoned", "rotated", "warmed"]
 
@@ -72,18 +73,9 @@ class Wrapper:
         alike = list(dict.fromkeys(text for text in texts if text.startswith(head)))
         if 3 * count < len(texts) or len(alike) < 3:
             return None
-        start = _common(alike)
+        start = common_start(alike)
         backwards = [text[len(start) :][::-1] for text in alike]
-        return Wrapper(start, _common(backwards)[::-1])
-
-
-def _common(texts: Sequence[str]) -> str:
-    """The longest start that all texts have: what the first and the last in order share."""
-    first, last = min(texts), max(texts)
-    size = next(
-        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
-    )
-    return first[:size]
+        return Wrapper(start, common_start(backwards)[::-1])
 
 
 def rotated(rng: Rng, traffic: Sequence[Traffic], after: int, lives: int) -> list[Traffic]:

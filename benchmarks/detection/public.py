@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 import yaml
 from rich.progress import Progress
 
-from benchmarks.detection.sources import SPLITS, Sources, load, passages
+from benchmarks.detection.sources import SPLITS, Sources, common_start, load, passages
 
 __all__ = ["Public", "Share", "collected", "main", "read", "widened", "write"]
 
@@ -49,13 +49,11 @@ _PARTS: Final = 6  # of a task, at most
 _LONGEST: Final = 6000  # characters
 _LARGEST: Final = 32_000_000  # bytes of a task's file
 _RUN: Final = 13  # words in a row that make two texts the same
-# Of its tasks one of four calibrates, the others teach.
+# Of the groups of tasks one of four calibrates, the others teach.
 _CALIBRATES: Final = 4
 _DRAWN: Final = {"tasks": 16, "puzzles": 12, "instructions": 24, "asked": 24, "utterances": 16}
 _SHORT: Final = 600  # characters of what is asked beside a document, or in a class
 _LEAST_NAME: Final = 4  # letters of a name by which tasks are the same
-
-
 _ROW: Final = ("use", "name", "group", "part", "text")
 
 
@@ -105,7 +103,7 @@ def read(share: Share, path: Path) -> Public:
             found[use][name][part].append(text)
 
     def flat(use: str) -> dict[str, list[str]]:
-        return {n: [t for ts in parts.values() for t in ts] for n, parts in found[use].items()}
+        return {name: _joined(parts) for name, parts in found[use].items()}
 
     tasks = {name: dict(parts) for name, parts in found["task"].items()}
     return Public(tasks, flat("question"), flat("utterance"))
@@ -120,7 +118,7 @@ def widened(sources: Sources, public: Public, rng: Rng) -> Sources:
         return [ordered[i] for i in sorted(rng.permutation(len(ordered))[: _DRAWN[use]].tolist())]
 
     def flat(names: Sequence[str]) -> dict[str, list[str]]:
-        return {name: [t for ts in public.tasks[name].values() for t in ts] for name in names}
+        return {name: _joined(public.tasks[name]) for name in names}
 
     tasks = {name: public.tasks[name] for name in some(public.tasks, "tasks")}
     documents = {name: passages(parts) for name, parts in tasks.items()}
@@ -167,7 +165,7 @@ def collected(
     group_of = _Groups()
     for (use, name), parts in found.items():
         chosen = _thinned(name, parts)
-        texts = [text for some in chosen.values() for text in some]
+        texts = _joined(chosen)
         runs = {run for text in texts for run in _runs(text)}
         if len(texts) >= _FEWEST and known.isdisjoint(runs):
             kept[use, name] = chosen
@@ -203,6 +201,10 @@ def write(rows: Sequence[Mapping[str, str]], out: Path) -> None:
     """The rows as a parquet file."""
     columns = {c: [row[c] for row in rows] for c in _ROW}
     pq.write_table(pa.table(columns), out, compression="zstd")
+
+
+def _joined(parts: Mapping[str, list[str]]) -> list[str]:
+    return [text for texts in parts.values() for text in texts]
 
 
 def _thinned(name: str, parts: Mapping[str, list[str]]) -> dict[str, list[str]]:
@@ -383,9 +385,7 @@ def _names_of(sources: Sources) -> Iterator[str]:
     """Of tasks and datasets: a dataset's is what the names of its templates start with."""
     yield from sources.puzzles
     for templates in sources.tasks.values():
-        pairs = enumerate(zip(min(templates), max(templates), strict=False))
-        size = next((i for i, (a, b) in pairs if a != b), len(min(templates)))
-        yield min(templates)[:size]
+        yield common_start(templates)
 
 
 def main() -> None:

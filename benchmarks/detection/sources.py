@@ -33,6 +33,7 @@ __all__ = [
     "Sources",
     "Split",
     "VectorSource",
+    "common_start",
     "dealt",
     "load",
     "passages",
@@ -222,10 +223,15 @@ def _bare(texts: list[str]) -> list[str]:
 
 def _common(texts: list[str]) -> int:
     """Characters with which all texts start, up to the end of a word."""
-    first, last = min(texts), max(texts)  # all others lie between, so they start as these do
-    pairs = zip(first, last, strict=False)
-    same = next((i for i, (a, b) in enumerate(pairs) if a != b), len(first))
-    return len(re.sub(r"\w+\Z", "", first[:same]))
+    return len(re.sub(r"\w+\Z", "", common_start(texts)))
+
+
+def common_start(texts: Iterable[str]) -> str:
+    """The longest start that all texts have: what the first and the last in order share."""
+    ordered = sorted(texts)
+    first, last = ordered[0], ordered[-1]  # all others lie between, so they start as these do
+    pairs = enumerate(zip(first, last, strict=False))
+    return first[: next((i for i, (a, b) in pairs if a != b), min(len(first), len(last)))]
 
 
 def _people(path: Path, split: Split) -> list[Person]:
