@@ -216,7 +216,8 @@ def _classifier(material: Material, rng: Rng, n: int, accounts: int) -> list[Tra
     elif style < 0.75:
         texts = [" ".join(t.split()[:_SHORT]) for t in sample(rng, material.lines, n)]
     else:
-        texts = [t or "?" for t in fragments(rng, material.passages or material.lines, n)]
+        # Of what people type. Pieces of passages are what a thief sends who has an encyclopedia.
+        texts = [t or "?" for t in fragments(rng, material.lines, n)]
     pace = rng.random()
     if pace < 0.55:
         clients = material.sources.clients
@@ -267,6 +268,8 @@ def _batch_texts(material: Material, rng: Rng, n: int) -> list[str]:
         texts = [cut(rng, t, int(rng.integers(80, 900))) for t in texts]
     elif style < 0.7:
         return material.shape(rng, chatty=0.0, headed=0.6).apply(rng, material.documents(rng, n))
+    elif material.composed and rng.random() < 0.3:
+        texts = material.varied(rng, sample(rng, material.questions, n))
     else:
         texts = material.requests(rng, n) if style < 0.85 else material.documents(rng, n)
     templates_own = material.phrases.templates
@@ -410,13 +413,7 @@ def _reseller(material: Material, rng: Rng, n: int, accounts: int) -> list[Traff
 
 def _classroom(material: Material, rng: Rng, n: int, accounts: int) -> list[Traffic]:
     """Many accounts, one assignment, one hour: each student pastes it, asks, and asks again."""
-    style = rng.random()
-    if style < 0.4:
-        exercises = sample(rng, material.questions, int(rng.integers(1, 6)))
-    elif style < 0.7:
-        exercises = sample(rng, material.sources.problems, int(rng.integers(3, 25)))
-    else:
-        exercises = material.documents(rng, int(rng.integers(1, 4)))
+    exercises = _exercises(material, rng)
     start = rng.integers(5) * DAY + rng.uniform(8, 17) * 3600.0
     length = rng.uniform(0.5, 2.0) * 3600.0
     framework = material.shape(rng, chatty=0.3, headed=0.4)
@@ -440,6 +437,25 @@ def _classroom(material: Material, rng: Rng, n: int, accounts: int) -> list[Traf
         ]
         students.append(Traffic(times, framework.apply(rng, voice.say(rng, said))[: len(times)]))
     return students
+
+
+def _exercises(material: Material, rng: Rng) -> list[str]:
+    """What a class is given: a question or a few, a sheet of problems, a document."""
+    style = rng.random()
+    if material.composed and rng.random() < 0.5:  # or of a collection that anybody may know
+        sources = material.sources
+        pools = [
+            *(texts for templates in sources.tasks.values() for texts in templates.values()),
+            *sources.puzzles.values(),
+            *sources.instructions.values(),
+        ]
+        pool = pools[int(rng.integers(len(pools)))]
+        return sample(rng, pool, min(len(pool), int(rng.choice([1, 1, 2, 3, 5, 10, 20]))))
+    if style < 0.4:
+        return sample(rng, material.questions, int(rng.integers(1, 6)))
+    if style < 0.7:
+        return sample(rng, material.sources.problems, int(rng.integers(3, 25)))
+    return material.documents(rng, int(rng.integers(1, 4)))
 
 
 def _ci_shards(material: Material, rng: Rng, n: int, accounts: int) -> list[Traffic]:

@@ -152,9 +152,12 @@ class Material:
         if register < 0.8:
             start = int(rng.integers(max(len(self.lines) - 2 * n, 1)))
             return sample(rng, self.lines[start : start + 4 * n], n)
-        if register < 0.86:
+        # Who asks a chat model whole questions is rare, and looks most like a thief: more of them
+        # where there is something to learn.
+        asked, coded = (0.92, 0.97) if self.composed else (0.86, 0.9)
+        if register < asked:
             return self.varied(rng, sample(rng, self.questions, n))
-        if register < 0.9 and self.sources.instructions:  # a coding tool's users, a few topics
+        if register < coded and self.sources.instructions:  # a coding tool's users, a few topics
             topics = sorted(self.sources.instructions)
             few = rng.permutation(len(topics))[: int(rng.integers(1, 5))].tolist()
             return sample(rng, [t for i in few for t in self.sources.instructions[topics[i]]], n)
