@@ -7,6 +7,7 @@ loaded: its format, and that its features are those that this program measures.
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -26,16 +27,23 @@ from features import FAMILIES, NAMES
 
 __all__ = [
     "ACCOUNT_COLUMNS",
+    "FLOOR",
     "OTHERS_COLUMNS",
     "OWN_COLUMNS",
     "AccountModel",
     "BadModel",
     "Committee",
+    "Consensus",
     "TextModels",
     "shipped",
 ]
 
-_FORMAT: Final = 3
+_FORMAT: Final = 4
+_ONE_DOMAIN: Final = 3  # the format before, whose models are all of one domain
+# Of a block. Four of five blocks of customers lie lower, and how much says nothing of thieves:
+# what one committee puts there, the others are not asked about, nor is an account all of whose
+# blocks are there looked at any further.
+FLOOR: Final = -4.0
 # What reading an artefact raises when bytes of it are missing or wrong.
 _DAMAGED: Final = (
     OSError,
@@ -77,6 +85,7 @@ OTHERS_COLUMNS: Final = (
     "company_strangers",  # the same of those with which it shares no payment, device or network
 )
 ACCOUNT_COLUMNS: Final = OWN_COLUMNS + OTHERS_COLUMNS
+_HIGHEST: Final = OWN_COLUMNS.index("max")
 _TREE_ARRAYS: Final = ("feature", "threshold", "left", "right", "value", "root")
 
 
@@ -132,20 +141,53 @@ class Committee:
 
 
 @dataclass(frozen=True)
+class Consensus:
+    """Committees that unlike domains taught: what counts is the least that one of them says.
+
+    A thief harvests whoever taught them. A customer of a sort that none has met looks odd to one
+    or the other, seldom to all.
+
+    Attributes:
+        committees: one at least, one of each domain.
+    """
+
+    committees: tuple[Committee, ...]
+
+    def log_odds(self, x: NDArray[np.float64]) -> float:
+        """The least log-odds of one row, float64 (C,), without NaN; not less than `FLOOR`."""
+        least = math.inf
+        for committee in self.committees:
+            least = min(least, committee.log_odds(x))
+            if least <= FLOOR:
+                return FLOOR
+        return least
+
+    def shares(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What each column adds to the log-odds of a usual row, float64 (C,)."""
+        return min(self.committees, key=lambda committee: committee.log_odds(x)).shares(x)
+
+    def fits(self, columns: int) -> bool:
+        """Whether all committees can be given rows of so many columns."""
+        return all(committee.fits(columns) for committee in self.committees)
+
+
+@dataclass(frozen=True)
 class AccountModel:
-    """One of the models that are averaged.
+    """One of the models that judge an account.
 
     Attributes:
         name: for people.
         columns: int64 (C,), which of ACCOUNT_COLUMNS it sees, in order.
         model: gives log-odds of these.
         say: its weight in the evidence; without any it still speaks for an account's own history.
+        domain: number of the sort of sources that taught it.
     """
 
     name: str
     columns: NDArray[np.int64]
     model: Trees | Networks
     say: float = 1.0
+    domain: int = 0
 
     @cached_property
     def alone(self) -> bool:
@@ -180,7 +222,8 @@ class TextModels:
             ascending; -inf for those that never passed `own_bar`.
         block: log-odds of a block.
         accounts: log-odds of an account, some of its own blocks alone, which set the bar, and some
-            of the accounts around it too, which are the evidence.
+            of the accounts around it too, which are the evidence: the mean within a domain, and of
+            unlike domains the least.
     """
 
     name: str
@@ -190,7 +233,7 @@ class TextModels:
     scale: NDArray[np.float32]
     own_bar: float
     reference: NDArray[np.float64]
-    block: Committee
+    block: Consensus
     accounts: tuple[AccountModel, ...]
     about: Mapping[str, Any]
 
@@ -199,24 +242,26 @@ class TextModels:
         return tuple(model for model in self.accounts if model.alone)
 
     @cached_property
-    def _heard(self) -> tuple[AccountModel, ...]:
-        return tuple(model for model in self.accounts if model.say)
-
-    @cached_property
-    def _said(self) -> float:
-        return sum(model.say for model in self._heard)
+    def _heard(self) -> tuple[tuple[AccountModel, ...], ...]:
+        heard = [model for model in self.accounts if model.say]
+        domains = sorted({model.domain for model in heard})
+        return tuple(tuple(m for m in heard if m.domain == domain) for domain in domains)
 
     def own_odds(self, x: NDArray[np.float64]) -> float:
-        """Mean log-odds of the models that see nothing but the account itself.
+        """Mean log-odds of the models that see nothing but the account itself; `FLOOR` when none of
+        its blocks is above it.
 
         Args:
             x: float64 (len(ACCOUNT_COLUMNS),); the columns of others are not read.
         """
+        if x[_HIGHEST] <= FLOOR:
+            return FLOOR
         return sum(model.log_odds(x) for model in self._alone) / len(self._alone)
 
     def odds(self, x: NDArray[np.float64]) -> float:
-        """Log-odds of a row, float64 (len(ACCOUNT_COLUMNS),): the models' mean by their say."""
-        return sum(model.say * model.log_odds(x) for model in self._heard) / self._said
+        """Log-odds of a row, float64 (len(ACCOUNT_COLUMNS),): the least that a domain's models say,
+        their mean by their say."""
+        return min(_said(models, x) for models in self._heard)
 
     def shares(self, x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """What `odds` is made of: that of a typical row, and what each column adds to it.
@@ -224,11 +269,12 @@ class TextModels:
         Returns:
             A base, and float64 (len(ACCOUNT_COLUMNS),); together they are `odds(x)`.
         """
+        least = min(self._heard, key=lambda models: _said(models, x))
         total = np.zeros(len(ACCOUNT_COLUMNS))
-        for model in self._heard:
+        for model in least:
             total += model.say * model.shares(x)
-        total /= self._said
-        return self.odds(x) - float(total.sum()), total
+        total /= sum(model.say for model in least)
+        return _said(least, x) - float(total.sum()), total
 
     def row(self, block: Block) -> NDArray[np.float64]:
         """The block model's view of a block, float64 (len(used),)."""
@@ -240,13 +286,19 @@ class TextModels:
             name: getattr(self, name)
             for name in ("used", "typical", "centre", "scale", "reference")
         }
-        blocks, parts = self.block.described("block")
-        arrays |= parts
-        described = []
+        blocks, described = [], []
+        for number, committee in enumerate(self.block.committees):
+            kinds, parts = committee.described(f"block{number}_")
+            blocks.append(kinds)
+            arrays |= parts
         for number, account in enumerate(self.accounts):
             kind, parts = _described(account.model)
             columns = [ACCOUNT_COLUMNS[i] for i in account.columns]
-            described.append({"name": account.name, "columns": columns, "say": account.say, **kind})
+            described.append(
+                {"name": account.name, "columns": columns, "say": account.say}
+                | {"domain": account.domain}
+                | kind
+            )
             arrays |= {f"account{number}_{key}": array for key, array in parts.items()}
         about = {
             "format": _FORMAT,
@@ -272,7 +324,7 @@ class TextModels:
         try:
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(str(file["description"]))
-                if about["format"] != _FORMAT:
+                if about["format"] not in (_FORMAT, _ONE_DOMAIN):
                     raise BadModel(
                         f"{path}: model format {about['format']}; this program reads {_FORMAT}"
                     )
@@ -282,9 +334,16 @@ class TextModels:
                         f"{path}: made for features {about['families']}; this program measures "
                         f"{versions}: train it again"
                     )
-                block = Committee.read(file, "block", about["block"])
-                if not block.members:
+                if about["format"] == _ONE_DOMAIN:
+                    committees = [Committee.read(file, "block", about["block"])]
+                else:
+                    committees = [
+                        Committee.read(file, f"block{number}_", members)
+                        for number, members in enumerate(about["block"])
+                    ]
+                if not committees or not all(c.members for c in committees):
                     raise BadModel(f"{path}: no model looks at blocks")
+                block = Consensus(tuple(committees))
                 if not block.fits(len(about["features"])):
                     raise BadModel(f"{path}: a block model does not fit its features")
                 accounts = tuple(
@@ -318,6 +377,11 @@ class TextModels:
             if isinstance(error, BadModel):
                 raise
             raise BadModel(f"{path}: damaged or not a model: {error}") from None
+
+
+def _said(models: Sequence[AccountModel], x: NDArray[np.float64]) -> float:
+    """Mean log-odds of a row by the models' say."""
+    return sum(model.say * model.log_odds(x) for model in models) / sum(m.say for m in models)
 
 
 def _described(model: Trees | Networks) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -356,7 +420,8 @@ def _account_model(
     model = _model(file, f"account{number}", described)
     if not _fits(model, len(columns)):
         raise BadModel(f"{path}: the model {name!r} does not fit its columns")
-    return AccountModel(name, columns, model, float(described["say"]))
+    domain = int(described.get("domain", 0))
+    return AccountModel(name, columns, model, float(described["say"]), domain)
 
 
 def shipped() -> TextModels:

@@ -2,8 +2,8 @@
 
 A block model learns from blocks, account models from accounts' rows as they would have been seen
 online, with block scores of models that had not seen the account's week, or where there is but one
-week, its attack family. Thresholds come from weeks of other accounts, `calibration`, which teach
-nothing.
+week, its attack family. Weeks of unlike sources, called domains, each teach models of their own,
+which must agree. Thresholds come from weeks of other accounts, `calibration`, which teach nothing.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ from detector.evidence import TextEvidence
 from detector.networks import Networks, Scale
 from detector.score import (
     ACCOUNT_COLUMNS,
+    FLOOR,
     OWN_COLUMNS,
     AccountModel,
     Committee,
+    Consensus,
     TextModels,
 )
 from detector.trees import Trees
@@ -52,9 +54,6 @@ __all__ = [
 
 WEEK_S: Final = 604_800.0
 _BLOCKS_TAUGHT: Final = 24
-_FOLLOWED: Final = 90  # weeks
-_NETWORKS: Final = 3
-_ACCOUNT_NETWORKS: Final = 2
 _STEPS: Final = 4000  # of gradient descent, at least
 _FEWEST: Final = 20  # accounts of each side, below which nothing can be learned
 # Chosen by leaving attack families and customers' kinds out, see docs/decisions: absolute speed
@@ -113,6 +112,7 @@ def train(
     calibration: Sequence[Week],
     name: str,
     *,
+    domains: Sequence[int] | None = None,
     others: Sequence[Sequence[Week]] = (),
     workers: int = 1,
     told: Callable[[str], None] = lambda _: None,
@@ -123,32 +123,36 @@ def train(
         weeks: teach the models.
         calibration: their customers are what evidence is compared with; no account is in both.
         name: of the models, stamped on decisions.
+        domains: which sort of sources each of `weeks` is of, numbers from 0; all are of one if
+            None. Each domain teaches models of its own, and an account is convicted by none that
+            another does not convict too.
         others: more sets of such weeks, each of sources unlike the rest: as nobody knows which of
             them a deployment resembles, a rate is the mean of the rates of all sets.
         workers: processes.
         told: is told what is being done.
 
     Raises:
-        TooLittle: not enough accounts of one side.
+        TooLittle: not enough accounts of one side, in all or in a domain.
     """
-    _check(weeks, calibration)
+    numbers = [0] * len(weeks) if domains is None else list(domains)
+    groups = [
+        [one for one, number in zip(weeks, numbers, strict=True) if number == domain]
+        for domain in sorted(set(numbers))
+    ] or [[]]
+    for group in groups:
+        _check(group, calibration)
     used = np.array([i for i, n in enumerate(NAMES) if n not in _LEFT_OUT], dtype=np.int64)
-    weeks = [thinned(one) for one in weeks]
-    blocks = _Rows.of(weeks, used)
-    told(f"block model: {len(blocks.y):,} blocks")
-    customers = np.concatenate([_of_customers(one) for one in weeks])
+    groups = [[thinned(one) for one in group] for group in groups]
+    size = _ALONE if len(groups) == 1 else _AMONG_OTHERS
     # Account models need fewer weeks than the block model, and cost more.
-    followed = weeks[:_FOLLOWED]
-    rows = blocks if len(followed) == len(weeks) else _Rows.of(followed, used)
-    jobs = [_Job(blocks, None), *(_Job(rows, part) for part in range(rows.parts))]
-    with _Pool(workers) as run:
-        (block, _), *folds = run(_fit_block, jobs)
-    out_of_fold = np.empty(len(rows.y))
-    for part, (_, odds) in enumerate(folds):
-        out_of_fold[rows.part == part] = odds
+    followed = [group[: size.followed] for group in groups]
+    blocks = [_Rows.of(group, used) for group in groups]
+    told(f"block model: {sum(len(rows.y) for rows in blocks):,} blocks")
+    committees, scored = _block_models(blocks, followed, used, size, workers)
+    customers = np.concatenate([_of_customers(one) for group in groups for one in group])
     low, high = np.quantile(customers, [0.1, 0.9], axis=0)
     scale = np.array([n not in _UNRELATED for n in NAMES]) * np.maximum(high - low, 1e-3)
-    untaught = TextModels(
+    models = TextModels(
         name=name,
         used=used,
         typical=np.quantile(customers[:, used], [0.05, 0.95], axis=0).T.astype(np.float64),
@@ -156,22 +160,16 @@ def train(
         scale=scale.astype(np.float32),
         own_bar=math.inf,
         reference=np.zeros(0),
-        block=block,
+        block=Consensus(committees),
         accounts=(AccountModel("none", np.zeros(1, np.int64), Trees.silent()),),
         about={},
     )
-    told(f"account histories: {len(followed)} weeks")
-    bounds = np.cumsum([0] + [len(one.blocks) for one in followed])
-    seen = [
-        (one, out_of_fold[bounds[i] : bounds[i + 1]], untaught) for i, one in enumerate(followed)
-    ]
-    with _Pool(workers) as run:
-        histories = run(_histories, seen)
-    x = np.concatenate(histories)
-    told(f"account models: {len(rows.y):,} rows")
-    models = replace(untaught, accounts=_account_models(x, rows.y, rows.weight, workers))
+    told(f"account histories: {sum(map(len, followed))} weeks")
+    histories = _all_histories(models, followed, scored, workers)
+    told(f"account models: {sum(map(len, histories)):,} rows")
+    accounts = _account_models(histories, [_Rows.of(f, used) for f in followed], size, workers)
     told(f"reference: {len(calibration) + sum(map(len, others))} weeks")
-    return _with_reference(models, calibration, others, workers)
+    return _with_reference(replace(models, accounts=accounts), calibration, others, workers)
 
 
 def evidence_of(week: Week, models: TextModels) -> dict[str, tuple[float, float]]:
@@ -246,23 +244,76 @@ def _of_customers(week: Week) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
+class _Form:
+    """One account model: what it sees, what it is, and whether it has a say in the evidence."""
+
+    name: str
+    columns: tuple[str, ...]
+    trees: int  # of 16 leaves; 0 for networks
+    say: float
+    networks: int = 2
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How much of everything a domain's models are.
+
+    Attributes:
+        followed: weeks that teach account models.
+        trees: of 31 leaves in the block model: with many rows they transferred better than the
+            smaller ones before them.
+        networks: in the block model.
+        own: forms of models that look at nothing but the account itself.
+    """
+
+    followed: int
+    trees: int
+    networks: int
+    own: tuple[_Form, ...]
+
+
+@dataclass(frozen=True)
 class _Job:
     rows: _Rows
     part: int | None  # left out
+    size: _Size
 
 
 def _fit_block(job: _Job) -> tuple[Committee, NDArray[np.float64]]:
     """Trees and networks of the rows that are not left out; log-odds of those that are."""
     rows, taught = job.rows, job.rows.part != job.part
     x, y, weight = rows.x[taught], rows.y[taught], rows.weight[taught]
-    # With many rows, trees of 31 leaves transferred better than the smaller ones before them.
-    trees = fit_trees(x, y, weight, leaves=31, trees=400)
-    networks = fit_networks(x, y, weight, _NETWORKS)
+    trees = fit_trees(x, y, weight, leaves=31, trees=job.size.trees)
+    networks = fit_networks(x, y, weight, job.size.networks)
     committee = Committee((Trees.of(trees), networks))
     if taught.all():
         return committee, np.zeros(0)
     left_out = rows.x[~taught]
     return committee, (trees.decision_function(left_out) + networks.all_log_odds(left_out)) / 2
+
+
+def _block_models(
+    blocks: Sequence[_Rows],
+    followed: Sequence[Sequence[Week]],
+    used: NDArray[np.int64],
+    size: _Size,
+    workers: int,
+) -> tuple[tuple[Committee, ...], list[NDArray[np.float64]] | None]:
+    """A committee of each domain; of a single one also the scores of each week that is followed,
+    by models that have not seen it. Several domains score one another's."""
+    if len(blocks) > 1:
+        with _Pool(workers) as run:
+            fitted = run(_fit_block, [_Job(rows, None, size) for rows in blocks])
+        return tuple(committee for committee, _ in fitted), None
+    rows = _Rows.of(followed[0], used)
+    jobs = [_Job(blocks[0], None, size), *(_Job(rows, part, size) for part in range(rows.parts))]
+    with _Pool(workers) as run:
+        (block, _), *folds = run(_fit_block, jobs)
+    out_of_fold = np.empty(len(rows.y))
+    for part, (_, odds) in enumerate(folds):
+        out_of_fold[rows.part == part] = np.maximum(odds, FLOOR)
+    ends = np.cumsum([len(one.blocks) for one in followed[0]])
+    return (block,), np.split(out_of_fold, ends[:-1])
 
 
 def fit_networks(
@@ -300,54 +351,85 @@ def fit_trees(
     ).fit(x, y, weight)
 
 
-@dataclass(frozen=True)
-class _Form:
-    """One account model: what it sees, what it is, and whether it has a say in the evidence."""
-
-    name: str
-    columns: tuple[str, ...]
-    trees: int  # of 16 leaves; 0 for networks
-    say: float
-
-
 # Unlike models transfer better together than any of them alone. Those that look at nothing but the
 # account itself draw the bar that keeps anybody from being convicted by company.
 _OWN: Final = _SCORES + _SPREAD + _HABITS
 _FORMS: Final = (
-    _Form("habits", _OWN, 200, 0.0),
-    _Form("habits, networks", _OWN, 0, 0.0),
     _Form("company and links", _OWN + _COMPANY + _ALIKE + _LINKED, 300, 1.0),
     _Form("company and links, networks", _OWN + _COMPANY + _ALIKE + _LINKED, 0, 1.0),
     _Form("links, networks", _SCORES + _SPREAD + _COMPANY + _ALIKE + _LINKED, 0, 1.0),
 )
+# Every block is scored by all domains: together they cost about what one does alone.
+_ALONE: Final = _Size(
+    followed=90,
+    trees=400,
+    networks=3,
+    own=(_Form("habits", _OWN, 200, 0.0), _Form("habits, networks", _OWN, 0, 0.0)),
+)
+_AMONG_OTHERS: Final = _Size(
+    followed=60,
+    trees=200,
+    networks=1,
+    own=(_Form("habits, networks", _OWN, 0, 0.0, networks=1),),
+)
 
 
 def _account_models(
-    x: NDArray[np.float32], y: NDArray[np.bool_], weight: NDArray[np.float64], workers: int
+    histories: Sequence[NDArray[np.float32]],
+    rows: Sequence[_Rows],
+    size: _Size,
+    workers: int,
 ) -> tuple[AccountModel, ...]:
+    jobs = [
+        (form, domain, x, of.y, of.weight)
+        for domain, (x, of) in enumerate(zip(histories, rows, strict=True))
+        for form in size.own + _FORMS
+    ]
     with _Pool(workers) as run:
-        return tuple(run(_fit_account, [(form, x, y, weight) for form in _FORMS]))
+        return tuple(run(_fit_account, jobs))
 
 
 def _fit_account(
-    job: tuple[_Form, NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]],
+    job: tuple[_Form, int, NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]],
 ) -> AccountModel:
-    form, x, y, weight = job
+    form, domain, x, y, weight = job
     columns = np.array([ACCOUNT_COLUMNS.index(name) for name in form.columns], np.int64)
     x = x[:, columns]
     model: Trees | Networks
     if form.trees:
         model = Trees.of(fit_trees(x, y, weight, leaves=16, trees=form.trees))
     else:
-        model = fit_networks(x, y, weight, _ACCOUNT_NETWORKS)
-    return AccountModel(form.name, columns, model, form.say)
+        model = fit_networks(x, y, weight, form.networks)
+    return AccountModel(form.name, columns, model, form.say, domain)
+
+
+def _all_histories(
+    models: TextModels,
+    followed: Sequence[Sequence[Week]],
+    scored: Sequence[NDArray[np.float64]] | None,
+    workers: int,
+) -> list[NDArray[np.float32]]:
+    """The account rows of each domain's weeks."""
+    jobs: list[tuple[Week, NDArray[np.float64] | None, TextModels]] = []
+    for domain, weeks in enumerate(followed):
+        if scored is not None:
+            jobs += [(one, odds, models) for one, odds in zip(weeks, scored, strict=True)]
+            continue
+        committees = models.block.committees
+        unseen = replace(models, block=Consensus(committees[:domain] + committees[domain + 1 :]))
+        jobs += [(one, None, unseen) for one in weeks]
+    with _Pool(workers) as run:
+        rows = iter(run(_histories, jobs))
+    return [np.concatenate([next(rows) for _ in weeks]) for weeks in followed]
 
 
 def _histories(
-    job: tuple[Week, NDArray[np.float64], TextModels],
+    job: tuple[Week, NDArray[np.float64] | None, TextModels],
 ) -> NDArray[np.float32]:
     """Account rows as they would have been seen online, one after every block of a week."""
     week, scores, models = job
+    if scores is None:
+        scores = np.array([models.block.log_odds(x) for x in week.matrix(models.used)])
     evidence = TextEvidence(models, WEEK_S)
     rows = []
     for block, score in zip(week.blocks, scores.tolist(), strict=True):

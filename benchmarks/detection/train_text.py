@@ -4,10 +4,11 @@
     python -m benchmarks.detection.train_text --data DIR --public tasks.parquet \\
         --out detector/models/text.npz
 
-Weeks of the `train` sources, widened by public tasks, and one in five of the sources that the
-project makes itself, teach the block model and the account models. Weeks of the `calibrate` sources
-set the bar. They set the reference too, as they are and widened by other public tasks, with as many
-weeks of the project's own, to equal shares. Weeks of the `test` sources are only counted.
+Weeks of the `train` sources teach the block model and the account models, in three domains: the
+data folder's sources, the same widened by public tasks, and the sources that the project makes
+itself, widened by them too. Weeks of the `calibrate` sources set the bar. They set the reference
+too, as they are and widened by other public tasks, with as many weeks of the project's own, to
+equal shares. Weeks of the `test` sources are only counted.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks.detection.compose import Label, Settings, compose, compose_from
+from benchmarks.detection.built_in import built_in
+from benchmarks.detection.compose import Label, Settings, compose_from
 from benchmarks.detection.customers import SHARES
 from benchmarks.detection.public import read, widened
 from benchmarks.detection.sources import SPLITS, Split, load
@@ -49,15 +51,14 @@ class Job:
     seed: int
     data: Path | None
     cache: Path | None
-    public: Path | None = None  # widens what is under `data`
+    public: Path | None = None  # widens either
 
     @property
     def name(self) -> str:
-        made = ("public-" if self.public else "") if self.data else "built-in-"
+        made = ("public-" if self.public else "") + ("" if self.data else "built-in-")
         return f"{made}{self.split}-{self.seed}"
 
 
-_BUILT_IN = 5  # every so many of training's weeks is of the sources that the project makes itself
 _THIEVES = (0.02, 0.09, 0.23)  # among a week's accounts, in turn
 # What transfers is learned from many different campaigns, more than from many customers. Weeks of
 # training are of three kinds in turn: the split's own wordings; wordings of that week alone, with
@@ -68,7 +69,8 @@ _VARIED = msgspec.structs.replace(
     _LARGE,
     sizes=(1, 10, 50),
     composed_wordings=True,
-    shares=SHARES | {"batch": 0.14, "ci_shards": 0.10, "person": 0.19, "app": 0.16},
+    shares=SHARES
+    | {"batch": 0.14, "ci_shards": 0.10, "classroom": 0.09, "person": 0.15, "app": 0.16},
 )
 _EVALUATED = msgspec.structs.replace(
     _VARIED,
@@ -90,14 +92,12 @@ def composed_week(job: Job) -> tuple[list[Block], dict[str, Label]]:
     settings = Settings(thieves=_THIEVES[job.seed % len(_THIEVES)])
     if job.split == "train":
         settings = _SETTINGS[job.seed % len(_SETTINGS)]
-    if job.data is not None and job.public is not None:
+    sources = load(job.data, job.split) if job.data else built_in(job.split, False)
+    if job.public is not None:
         share = read("train" if job.split == "train" else "calibrate", job.public)
         rng = np.random.default_rng([job.seed, SPLITS.index(job.split), 0x9B])
-        events, labels = compose_from(
-            widened(load(job.data, job.split), share, rng), job.seed, settings
-        )
-    else:
-        events, labels = compose(job.split, job.seed, job.data, settings)
+        sources = widened(sources, share, rng)
+    events, labels = compose_from(sources, job.seed, settings)
     measure = PartitionMeasure(0, MeasureSettings())
     blocks = []
     for start in range(0, len(events), 5000):
@@ -112,16 +112,16 @@ def composed_week(job: Job) -> tuple[list[Block], dict[str, Label]]:
     return blocks, labels
 
 
-def teaches(weeks: int, data: Path, public: Path | None, cache: Path | None) -> list[Job]:
-    """The weeks of training: of the sources under `data`, and one of five of the built-in ones.
-
-    Half of the weeks scores the other by turns, so both halves need weeks of each.
-    """
+def teaches(weeks: int, data: Path, public: Path | None, cache: Path | None) -> list[list[Job]]:
+    """The weeks of training by domain: in turn as many of each as there are settings."""
+    kinds = [(data, None), (None, public), *([(data, public)] if public else [])]
     return [
-        Job("train", seed, None, cache)
-        if seed % _BUILT_IN == _BUILT_IN - 1
-        else Job("train", seed, data, cache, public)
-        for seed in range(weeks)
+        [
+            Job("train", seed, folder, cache, wider)
+            for seed in range(weeks)
+            if seed // len(_SETTINGS) % len(kinds) == domain
+        ]
+        for domain, (folder, wider) in enumerate(kinds)
     ]
 
 
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--public", type=Path, help="what benchmarks.detection.public wrote")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="keep measured weeks here: an empty folder")
-    parser.add_argument("--weeks", type=int, default=180, help="of training")
+    parser.add_argument("--weeks", type=int, default=225, help="of training, of all domains")
     parser.add_argument("--calibration-weeks", type=int, default=24)
     parser.add_argument("--test-weeks", type=int, default=15)
     parser.add_argument("--workers", type=int, default=2, help="processes")
@@ -199,13 +199,15 @@ def main() -> None:
 
     data, public, cache = arguments.data, arguments.public, arguments.cache
     calibrating = calibrates(arguments.calibration_weeks, data, public, cache)
+    teaching = teaches(arguments.weeks, data, public, cache)
     with ProcessPoolExecutor(arguments.workers) as pool:
-        taught = list(pool.map(_teaches, teaches(arguments.weeks, data, public, cache)))
+        taught = list(pool.map(_teaches, [job for jobs in teaching for job in jobs]))
         calibration, *others = [list(pool.map(_calibrates, jobs)) for jobs in calibrating]
     models = train(
         taught,
         calibration,
-        "velvetrope-text-6",
+        "velvetrope-text-7",
+        domains=[domain for domain, jobs in enumerate(teaching) for _ in jobs],
         others=others,
         workers=arguments.workers,
         told=lambda step: print(step, flush=True),

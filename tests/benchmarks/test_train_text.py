@@ -19,11 +19,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """The settings of the weeks that are asked for; nothing is composed."""
     seen: list[Settings] = []
 
-    def compose(split: str, seed: int, data: Path | None, settings: Settings) -> Any:
+    def compose(sources: object, seed: int, settings: Settings) -> Any:
         seen.append(settings)
         return [], {}
 
-    monkeypatch.setattr(train_text, "compose", compose)
+    monkeypatch.setattr(train_text, "compose_from", compose)
+    monkeypatch.setattr(train_text, "built_in", lambda split, tables: None)
     return seen
 
 
@@ -39,6 +40,7 @@ def test_weeks_of_training_are_of_three_kinds_in_turn_and_a_few_of_classifiers(
     assert evaluated.sizes == own.sizes == Settings().sizes
     assert own.shares == Settings().shares
     assert varied.shares["ci_shards"] == 2 * own.shares["ci_shards"]
+    assert varied.shares["classroom"] > 1.5 * own.shares["classroom"]
     assert evaluated.shares["eval"] > 3 * own.shares["eval"]
     assert asked[3:12] == asked[:3] * 3
     assert asked[13].shares["classifier"] == 0.7
@@ -53,16 +55,23 @@ def test_other_weeks_are_as_the_benchmark_has_them(asked: list[Settings], split:
     assert asked == [Settings(thieves=thieves) for thieves in (0.02, 0.09, 0.23)] * 2
 
 
-def test_a_fifth_of_the_weeks_is_built_in_of_every_kind_and_in_both_halves() -> None:
-    jobs = teaches(180, Path("data"), Path("public"), None)
-    assert [job.seed for job in jobs] == list(range(180))
-    built_in = [job.seed for job in jobs if job.data is None]
-    assert len(built_in) == 36
-    assert all((job.data is None) == (job.public is None) for job in jobs)
-    for part in (0, 1):  # weeks of one half are scored by models of the other
-        half = [seed for seed in built_in if seed % 2 == part]
-        assert {seed % 3 for seed in half} == {0, 1, 2}
-        assert min(half) < 10
+def test_each_domain_has_weeks_of_every_kind_of_sources_of_its_own() -> None:
+    data, wider = Path("data"), Path("public")
+    domains = teaches(225, data, wider, None)
+    assert [{(job.data, job.public) for job in jobs} for jobs in domains] == [
+        {(data, None)},
+        {(None, wider)},
+        {(data, wider)},
+    ]
+    for jobs in domains:
+        assert [job.seed % 15 for job in jobs] == list(range(15)) * 5
+    assert sorted(job.seed for jobs in domains for job in jobs) == list(range(225))
+    assert {job.split for jobs in domains for job in jobs} == {"train"}
+    assert len({job.name for jobs in domains for job in jobs}) == 225
+    assert [{job.data for job in jobs} for jobs in teaches(60, data, None, None)] == [
+        {data},
+        {None},
+    ]
 
 
 def test_three_sets_of_unlike_sources_set_the_reference() -> None:
@@ -80,9 +89,11 @@ def test_three_sets_of_unlike_sources_set_the_reference() -> None:
     assert len(names) == 12  # none stands for another in the cache
 
 
-@pytest.mark.parametrize("split", ["train", "calibrate"])
+@pytest.mark.parametrize(
+    ("split", "folder"), [("train", True), ("calibrate", True), ("train", False)]
+)
 def test_a_widened_week_asks_what_public_tasks_of_its_share_ask(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split: Split, folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_sources(tmp_path)
     names = [f"task {i}" for i in range(120)]
@@ -110,7 +121,7 @@ def test_a_widened_week_asks_what_public_tasks_of_its_share_ask(
             return []
 
     monkeypatch.setattr(train_text, "PartitionMeasure", Measured)
-    _, labels = composed_week(Job(split, 1, tmp_path, None, path))
+    _, labels = composed_week(Job(split, 1, tmp_path if folder else None, None, path))
     asking = {labels[account].harvesting for account, text in sent.items() if "<task" in text}
     assert asking == {True, False}
     asked = {name for name in names if any(f"<{name}>" in text for text in sent.values())}

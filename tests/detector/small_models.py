@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from detector.blocks import SKETCH_DIMS, Block, Identity
 from detector.judge import Models
-from detector.score import ACCOUNT_COLUMNS, AccountModel, Committee, TextModels
+from detector.score import ACCOUNT_COLUMNS, AccountModel, Committee, Consensus, TextModels
 from detector.trees import Trees
 from detector.vector_kernels import FEATURES
 from detector.vector_model import SIZE_CLASSES, VectorModel
@@ -58,7 +58,7 @@ def models() -> Models:
         scale=np.ones(len(NAMES), np.float32),
         own_bar=0.0,
         reference=np.sort(np.concatenate([np.full(949, -np.inf), np.linspace(0.0, 1.0, 50)])),
-        block=Committee((staircase(0, -3.0, 6.0, 1.0),)),
+        block=Consensus((Committee((staircase(0, -3.0, 6.0, 1.0),)),)),
         accounts=tuple(
             AccountModel(
                 name,

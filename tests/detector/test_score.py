@@ -5,14 +5,26 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from detector.score import ACCOUNT_COLUMNS, BadModel, TextModels, shipped
-from tests.detector.small_models import models, text_block
+from detector.score import (
+    ACCOUNT_COLUMNS,
+    FLOOR,
+    OWN_COLUMNS,
+    AccountModel,
+    BadModel,
+    Committee,
+    Consensus,
+    TextModels,
+    shipped,
+)
+from detector.trees import Trees
+from tests.detector.small_models import models, staircase, text_block
 
 Change = Callable[[dict[str, Any], dict[str, Any]], object]
 
@@ -57,13 +69,13 @@ def test_the_shipped_models_load_and_know_their_customers() -> None:
     # the other.
     assert 0.02 < np.isfinite(found.reference).mean() < 0.1
     assert len(found.typical) == len(found.used)
-    assert all(member.width <= len(found.used) for member in found.block.members)
+    assert found.block.fits(len(found.used))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda arrays, about: about.update(format=99), "model format 99; this program reads 3"),
+        (lambda arrays, about: about.update(format=99), "model format 99; this program reads 4"),
         (lambda arrays, about: about["families"].update(timing=99), "train it again"),
         (lambda arrays, about: about["features"].append("timing.no_such"), "train it again"),
         (lambda arrays, about: about["accounts"][1].pop("bias"), "damaged or not a model"),
@@ -74,11 +86,11 @@ def test_the_shipped_models_load_and_know_their_customers() -> None:
         (lambda arrays, about: about["block"].clear(), "no model looks at blocks"),
         (lambda arrays, about: [a.update(say=0) for a in about["accounts"]], "no model has a say"),
         (lambda arrays, about: about["accounts"][1].update(say=-1.0), "no model has a say"),
-        (lambda arrays, about: about["block"][0].update(kind="linear"), "damaged or not a model"),
+        (lambda arrays, about: about["block"][0][0].update(kind="odd"), "damaged or not a model"),
         (lambda arrays, about: arrays.pop("description"), "damaged or not a model"),
         (lambda arrays, about: arrays.pop("account2_root"), "damaged or not a model"),
-        (lambda arrays, about: arrays["block0_left"].fill(10**6), "do not fit together"),
-        (lambda arrays, about: arrays["block0_feature"].fill(2**31 - 1), "do not fit together"),
+        (lambda arrays, about: arrays["block0_0_left"].fill(10**6), "do not fit together"),
+        (lambda arrays, about: arrays["block0_0_feature"].fill(2**31 - 1), "do not fit together"),
         (
             lambda arrays, about: arrays["account0_feature"].fill(7),
             "the model 'own' does not fit its columns",
@@ -129,3 +141,75 @@ def test_shares_add_up_to_the_log_odds() -> None:
         seen = rng.normal(size=len(ACCOUNT_COLUMNS))
         base, shares = found.shares(seen)
         assert base + shares.sum() == pytest.approx(found.odds(seen), abs=1e-9)
+
+
+def two_domains() -> TextModels:
+    """Blocks and accounts as two domains see them: one by the mean, one by what is linked."""
+    small = models().text
+    strict, lenient = staircase(0, 0.0, 6.0, 1.0), staircase(1, 1.0, 6.0, 1.0)
+    mean, linked = (np.array([ACCOUNT_COLUMNS.index(c)]) for c in ("mean", "linked_mean"))
+    accounts = (
+        AccountModel("own", mean, staircase(0, -3.0, 6.0, 0.25)),
+        AccountModel("company", linked, staircase(0, -3.0, 6.0, 0.25)),
+        AccountModel("company", linked, staircase(0, -3.0, 6.0, 0.25), domain=1),
+    )
+    block = Consensus((Committee((strict,)), Committee((lenient,))))
+    return replace(small, used=np.array([0, 1]), block=block, accounts=accounts)
+
+
+def test_the_least_that_a_domain_says_is_what_counts(tmp_path: Path) -> None:
+    found = two_domains()
+    found.save(tmp_path / "two.npz")
+    for one in (found, TextModels.load(tmp_path / "two.npz")):
+        assert one.block.log_odds(np.array([3.5, 2.5])) == 3.0  # 4 and 3
+        assert one.block.log_odds(np.array([0.5, 2.5])) == 1.0  # 1 and 3
+        assert one.block.shares(np.array([0.5, 2.5])).tolist() == [1.0, 0.0]
+        assert one.block.shares(np.array([3.5, 2.5])).tolist() == [0.0, 2.0]
+        seen = np.zeros(len(ACCOUNT_COLUMNS))
+        seen[ACCOUNT_COLUMNS.index("mean")] = 4.0
+        seen[ACCOUNT_COLUMNS.index("linked_mean")] = 1.0
+        assert one.odds(seen) == 1.0  # (4 + 1) / 2 and 1
+        base, shares = one.shares(seen)
+        assert base + shares.sum() == one.odds(seen)
+        assert not shares[ACCOUNT_COLUMNS.index("mean")]  # the other domain's
+        seen[ACCOUNT_COLUMNS.index("linked_mean")] = 6.0
+        assert one.odds(seen) == 5.0  # (4 + 6) / 2 and 6
+
+
+def test_a_block_below_the_floor_is_at_it_and_no_other_committee_is_asked() -> None:
+    class Asked(Trees):
+        times = 0
+
+        def log_odds(self, x: Any) -> float:
+            self.times += 1
+            return 2.0
+
+    asked = Asked(0.0, staircase(0, 0.0, 1.0, 1.0).arrays())
+    below = Committee((staircase(0, FLOOR - 3.0, 1.0, 1.0),))
+    both = Consensus((below, Committee((asked,))))
+    assert both.log_odds(np.array([-9.0])) == FLOOR
+    assert asked.times == 0
+    assert both.log_odds(np.array([FLOOR + 1.5])) == FLOOR + 2.0
+    assert asked.times == 1
+
+
+def test_an_account_without_a_block_above_the_floor_is_at_it() -> None:
+    found = shipped()
+    seen = np.full(len(ACCOUNT_COLUMNS), 1.0)
+    assert found.own_odds(seen) != FLOOR
+    seen[OWN_COLUMNS.index("max")] = FLOOR
+    assert found.own_odds(seen) == FLOOR
+
+
+def test_models_of_one_domain_from_before_still_load(file: Path) -> None:
+    def before(arrays: dict[str, Any], about: dict[str, Any]) -> None:
+        about.update(format=3, block=about["block"][0])
+        for account in about["accounts"]:
+            del account["domain"]
+        for name in [name for name in arrays if name.startswith("block0_0_")]:
+            arrays[name.replace("block0_0_", "block0_")] = arrays.pop(name)
+
+    loaded = TextModels.load(changed(file, before))
+    row = loaded.row(text_block(score=3.0))
+    assert loaded.block.log_odds(row) == 3.0
+    assert loaded.odds(np.full(len(ACCOUNT_COLUMNS), 2.0)) == 2.0

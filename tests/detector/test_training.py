@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from detector.blocks import Block
-from detector.score import ACCOUNT_COLUMNS, OWN_COLUMNS, TextModels
+from detector.score import ACCOUNT_COLUMNS, FLOOR, OWN_COLUMNS, TextModels
 from detector.training import TooLittle, Week, _mixed, caught, evidence_of, train
 from features import NAMES
 from tests.detector.small_models import sketch, text_block
@@ -161,6 +161,22 @@ def test_too_little_is_refused_with_what_there_is(
 ) -> None:
     with pytest.raises(TooLittle, match=message):
         train(taught, calibration, "tiny")
+
+
+def test_domains_teach_models_of_their_own_which_must_agree() -> None:
+    weeks = [week(1), week(2), week(11), week(12)]
+    both = train(weeks, CALIBRATION, "tiny", domains=[0, 1, 0, 1])
+    assert len(both.block.committees) == 2
+    assert {model.domain for model in both.accounts} == {0, 1}
+    x = week(5).matrix(both.used)
+    said = np.array([[c.log_odds(row) for c in both.block.committees] for row in x])
+    assert not np.array_equal(said[:, 0], said[:, 1])
+    assert [both.block.log_odds(row) for row in x] == np.maximum(said.min(axis=1), FLOOR).tolist()
+    found = caught(both, [week(5), week(6)], 0.02)
+    assert found[True][0] / found[True][1] > 0.5
+    assert found[False][0] / found[False][1] < 0.1
+    with pytest.raises(TooLittle, match="19 harvesting accounts and 36 customers"):
+        train([week(1), week(2, 36, 10, 9)], CALIBRATION, "tiny", domains=[0, 1])
 
 
 def test_a_rate_of_the_reference_is_the_mean_of_the_rates_of_unlike_sets(
