@@ -173,21 +173,19 @@ class Consensus:
 
 @dataclass(frozen=True)
 class AccountModel:
-    """One of the models that judge an account.
+    """One of the models that are averaged.
 
     Attributes:
         name: for people.
         columns: int64 (C,), which of ACCOUNT_COLUMNS it sees, in order.
         model: gives log-odds of these.
         say: its weight in the evidence; without any it still speaks for an account's own history.
-        domain: number of the sort of sources that taught it.
     """
 
     name: str
     columns: NDArray[np.int64]
     model: Trees | Networks
     say: float = 1.0
-    domain: int = 0
 
     @cached_property
     def alone(self) -> bool:
@@ -222,8 +220,7 @@ class TextModels:
             ascending; -inf for those that never passed `own_bar`.
         block: log-odds of a block.
         accounts: log-odds of an account, some of its own blocks alone, which set the bar, and some
-            of the accounts around it too, which are the evidence: the mean within a domain, and of
-            unlike domains the least.
+            of the accounts around it too, which are the evidence.
     """
 
     name: str
@@ -242,10 +239,12 @@ class TextModels:
         return tuple(model for model in self.accounts if model.alone)
 
     @cached_property
-    def _heard(self) -> tuple[tuple[AccountModel, ...], ...]:
-        heard = [model for model in self.accounts if model.say]
-        domains = sorted({model.domain for model in heard})
-        return tuple(tuple(m for m in heard if m.domain == domain) for domain in domains)
+    def _heard(self) -> tuple[AccountModel, ...]:
+        return tuple(model for model in self.accounts if model.say)
+
+    @cached_property
+    def _said(self) -> float:
+        return sum(model.say for model in self._heard)
 
     def own_odds(self, x: NDArray[np.float64]) -> float:
         """Mean log-odds of the models that see nothing but the account itself; `FLOOR` when none of
@@ -259,9 +258,8 @@ class TextModels:
         return sum(model.log_odds(x) for model in self._alone) / len(self._alone)
 
     def odds(self, x: NDArray[np.float64]) -> float:
-        """Log-odds of a row, float64 (len(ACCOUNT_COLUMNS),): the least that a domain's models say,
-        their mean by their say."""
-        return min(_said(models, x) for models in self._heard)
+        """Log-odds of a row, float64 (len(ACCOUNT_COLUMNS),): the models' mean by their say."""
+        return sum(model.say * model.log_odds(x) for model in self._heard) / self._said
 
     def shares(self, x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """What `odds` is made of: that of a typical row, and what each column adds to it.
@@ -269,12 +267,11 @@ class TextModels:
         Returns:
             A base, and float64 (len(ACCOUNT_COLUMNS),); together they are `odds(x)`.
         """
-        least = min(self._heard, key=lambda models: _said(models, x))
         total = np.zeros(len(ACCOUNT_COLUMNS))
-        for model in least:
+        for model in self._heard:
             total += model.say * model.shares(x)
-        total /= sum(model.say for model in least)
-        return _said(least, x) - float(total.sum()), total
+        total /= self._said
+        return self.odds(x) - float(total.sum()), total
 
     def row(self, block: Block) -> NDArray[np.float64]:
         """The block model's view of a block, float64 (len(used),)."""
@@ -294,11 +291,7 @@ class TextModels:
         for number, account in enumerate(self.accounts):
             kind, parts = _described(account.model)
             columns = [ACCOUNT_COLUMNS[i] for i in account.columns]
-            described.append(
-                {"name": account.name, "columns": columns, "say": account.say}
-                | {"domain": account.domain}
-                | kind
-            )
+            described.append({"name": account.name, "columns": columns, "say": account.say, **kind})
             arrays |= {f"account{number}_{key}": array for key, array in parts.items()}
         about = {
             "format": _FORMAT,
@@ -379,11 +372,6 @@ class TextModels:
             raise BadModel(f"{path}: damaged or not a model: {error}") from None
 
 
-def _said(models: Sequence[AccountModel], x: NDArray[np.float64]) -> float:
-    """Mean log-odds of a row by the models' say."""
-    return sum(model.say * model.log_odds(x) for model in models) / sum(m.say for m in models)
-
-
 def _described(model: Trees | Networks) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """What the description says of a model, and its arrays."""
     if isinstance(model, Networks):
@@ -420,8 +408,7 @@ def _account_model(
     model = _model(file, f"account{number}", described)
     if not _fits(model, len(columns)):
         raise BadModel(f"{path}: the model {name!r} does not fit its columns")
-    domain = int(described.get("domain", 0))
-    return AccountModel(name, columns, model, float(described["say"]), domain)
+    return AccountModel(name, columns, model, float(described["say"]))
 
 
 def shipped() -> TextModels:

@@ -2,8 +2,9 @@
 
 A block model learns from blocks, account models from accounts' rows as they would have been seen
 online, with block scores of models that had not seen the account's week, or where there is but one
-week, its attack family. Weeks of unlike sources, called domains, each teach models of their own,
-which must agree. Thresholds come from weeks of other accounts, `calibration`, which teach nothing.
+week, its attack family. Weeks of unlike sources, called domains, each teach models of their own: of
+block models the least counts, account models are averaged. Thresholds come from weeks of other
+accounts, `calibration`, which teach nothing.
 """
 
 from __future__ import annotations
@@ -124,8 +125,8 @@ def train(
         calibration: their customers are what evidence is compared with; no account is in both.
         name: of the models, stamped on decisions.
         domains: which sort of sources each of `weeks` is of, numbers from 0; all are of one if
-            None. Each domain teaches models of its own, and an account is convicted by none that
-            another does not convict too.
+            None. Each domain teaches models of its own, and of what their block models say the
+            least counts.
         others: more sets of such weeks, each of sources unlike the rest: as nobody knows which of
             them a deployment resembles, a rate is the mean of the rates of all sets.
         workers: processes.
@@ -359,7 +360,7 @@ _FORMS: Final = (
     _Form("company and links, networks", _OWN + _COMPANY + _ALIKE + _LINKED, 0, 1.0),
     _Form("links, networks", _SCORES + _SPREAD + _COMPANY + _ALIKE + _LINKED, 0, 1.0),
 )
-# Every block is scored by all domains: together they cost about what one does alone.
+# Most blocks are scored by one domain, some by all: together they cost about what one does alone.
 _ALONE: Final = _Size(
     followed=90,
     trees=400,
@@ -368,8 +369,8 @@ _ALONE: Final = _Size(
 )
 _AMONG_OTHERS: Final = _Size(
     followed=60,
-    trees=200,
-    networks=1,
+    trees=300,
+    networks=2,
     own=(_Form("habits, networks", _OWN, 0, 0.0, networks=1),),
 )
 
@@ -381,8 +382,8 @@ def _account_models(
     workers: int,
 ) -> tuple[AccountModel, ...]:
     jobs = [
-        (form, domain, x, of.y, of.weight)
-        for domain, (x, of) in enumerate(zip(histories, rows, strict=True))
+        (form, x, of.y, of.weight)
+        for x, of in zip(histories, rows, strict=True)
         for form in size.own + _FORMS
     ]
     with _Pool(workers) as run:
@@ -390,9 +391,9 @@ def _account_models(
 
 
 def _fit_account(
-    job: tuple[_Form, int, NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]],
+    job: tuple[_Form, NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]],
 ) -> AccountModel:
-    form, domain, x, y, weight = job
+    form, x, y, weight = job
     columns = np.array([ACCOUNT_COLUMNS.index(name) for name in form.columns], np.int64)
     x = x[:, columns]
     model: Trees | Networks
@@ -400,7 +401,7 @@ def _fit_account(
         model = Trees.of(fit_trees(x, y, weight, leaves=16, trees=form.trees))
     else:
         model = fit_networks(x, y, weight, form.networks)
-    return AccountModel(form.name, columns, model, form.say, domain)
+    return AccountModel(form.name, columns, model, form.say)
 
 
 def _all_histories(

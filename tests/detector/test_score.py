@@ -16,7 +16,6 @@ from detector.score import (
     ACCOUNT_COLUMNS,
     FLOOR,
     OWN_COLUMNS,
-    AccountModel,
     BadModel,
     Committee,
     Consensus,
@@ -143,37 +142,16 @@ def test_shares_add_up_to_the_log_odds() -> None:
         assert base + shares.sum() == pytest.approx(found.odds(seen), abs=1e-9)
 
 
-def two_domains() -> TextModels:
-    """Blocks and accounts as two domains see them: one by the mean, one by what is linked."""
-    small = models().text
+def test_the_least_that_a_domain_says_of_a_block_is_what_counts(tmp_path: Path) -> None:
     strict, lenient = staircase(0, 0.0, 6.0, 1.0), staircase(1, 1.0, 6.0, 1.0)
-    mean, linked = (np.array([ACCOUNT_COLUMNS.index(c)]) for c in ("mean", "linked_mean"))
-    accounts = (
-        AccountModel("own", mean, staircase(0, -3.0, 6.0, 0.25)),
-        AccountModel("company", linked, staircase(0, -3.0, 6.0, 0.25)),
-        AccountModel("company", linked, staircase(0, -3.0, 6.0, 0.25), domain=1),
-    )
     block = Consensus((Committee((strict,)), Committee((lenient,))))
-    return replace(small, used=np.array([0, 1]), block=block, accounts=accounts)
-
-
-def test_the_least_that_a_domain_says_is_what_counts(tmp_path: Path) -> None:
-    found = two_domains()
+    found = replace(models().text, used=np.array([0, 1]), block=block)
     found.save(tmp_path / "two.npz")
     for one in (found, TextModels.load(tmp_path / "two.npz")):
         assert one.block.log_odds(np.array([3.5, 2.5])) == 3.0  # 4 and 3
         assert one.block.log_odds(np.array([0.5, 2.5])) == 1.0  # 1 and 3
         assert one.block.shares(np.array([0.5, 2.5])).tolist() == [1.0, 0.0]
         assert one.block.shares(np.array([3.5, 2.5])).tolist() == [0.0, 2.0]
-        seen = np.zeros(len(ACCOUNT_COLUMNS))
-        seen[ACCOUNT_COLUMNS.index("mean")] = 4.0
-        seen[ACCOUNT_COLUMNS.index("linked_mean")] = 1.0
-        assert one.odds(seen) == 1.0  # (4 + 1) / 2 and 1
-        base, shares = one.shares(seen)
-        assert base + shares.sum() == one.odds(seen)
-        assert not shares[ACCOUNT_COLUMNS.index("mean")]  # the other domain's
-        seen[ACCOUNT_COLUMNS.index("linked_mean")] = 6.0
-        assert one.odds(seen) == 5.0  # (4 + 6) / 2 and 6
 
 
 def test_a_block_below_the_floor_is_at_it_and_no_other_committee_is_asked() -> None:
@@ -204,8 +182,6 @@ def test_an_account_without_a_block_above_the_floor_is_at_it() -> None:
 def test_models_of_one_domain_from_before_still_load(file: Path) -> None:
     def before(arrays: dict[str, Any], about: dict[str, Any]) -> None:
         about.update(format=3, block=about["block"][0])
-        for account in about["accounts"]:
-            del account["domain"]
         for name in [name for name in arrays if name.startswith("block0_0_")]:
             arrays[name.replace("block0_0_", "block0_")] = arrays.pop(name)
 
