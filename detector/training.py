@@ -14,7 +14,7 @@ import math
 import multiprocessing
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -114,6 +114,7 @@ def train(
     name: str,
     *,
     domains: Sequence[int] | None = None,
+    heard: Collection[int] | None = None,
     others: Sequence[Sequence[Week]] = (),
     workers: int = 1,
     told: Callable[[str], None] = lambda _: None,
@@ -127,6 +128,9 @@ def train(
         domains: which sort of sources each of `weeks` is of, numbers from 0; all are of one if
             None. Each domain teaches models of its own, and of what their block models say the
             least counts.
+        heard: the domains whose block models are kept, all if None. The others' only score weeks
+            of other domains, from which account models learn: one that knows too few sorts of
+            thieves would veto the rest.
         others: more sets of such weeks, each of sources unlike the rest: as nobody knows which of
             them a deployment resembles, a rate is the mean of the rates of all sets.
         workers: processes.
@@ -169,8 +173,10 @@ def train(
     histories = _all_histories(models, followed, scored, workers)
     told(f"account models: {sum(map(len, histories)):,} rows")
     accounts = _account_models(histories, [_Rows.of(f, used) for f in followed], size, workers)
+    kept = [c for i, c in enumerate(committees) if heard is None or i in heard]
+    models = replace(models, block=Consensus(tuple(kept)), accounts=accounts)
     told(f"reference: {len(calibration) + sum(map(len, others))} weeks")
-    return _with_reference(replace(models, accounts=accounts), calibration, others, workers)
+    return _with_reference(models, calibration, others, workers)
 
 
 def evidence_of(week: Week, models: TextModels) -> dict[str, tuple[float, float]]:
@@ -369,8 +375,8 @@ _ALONE: Final = _Size(
 )
 _AMONG_OTHERS: Final = _Size(
     followed=60,
-    trees=300,
-    networks=2,
+    trees=200,
+    networks=1,
     own=(_Form("habits, networks", _OWN, 0, 0.0, networks=1),),
 )
 
