@@ -44,12 +44,13 @@ class Missing(NamedTuple):
 
     customers: int
     days: float
+    models: str = ""  # it is of these, which judge no longer
 
     def __bool__(self) -> bool:
-        return self.customers > 0 or self.days > 0.0
+        return self.customers > 0 or self.days > 0.0 or bool(self.models)
 
     def __str__(self) -> str:
-        parts = []
+        parts = [f"to be calibrated anew (it is of {self.models})"] if self.models else []
         if self.customers:
             parts.append(f"{self.customers:,} more customers")
         if self.days:
@@ -79,14 +80,17 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
         """Of history in it."""
         return (self.last_ts - self.first_ts) / 86_400.0
 
-    def missing(self, kind: str, customers: int, days: float) -> Missing:
+    def missing(self, kind: str, customers: int, days: float, scorer: str | None = None) -> Missing:
         """What it lacks of so many customers of a kind and days; false when it is large enough.
 
-        Days count because evidence is a running maximum: a day's lies lower than a week's.
+        Days count because evidence is a running maximum: a day's lies lower than a week's. So does,
+        for text, by which models it was made: the log-odds of others are on another scale.
         """
         found = self.kinds.get(kind)
         return Missing(
-            max(0, customers - (found.accounts if found else 0)), max(0.0, days - self.days)
+            max(0, customers - (found.accounts if found else 0)),
+            max(0.0, days - self.days),
+            self.scorer if kind == "text" and scorer not in (None, self.scorer) else "",
         )
 
     def save(self, path: Path) -> None:

@@ -327,7 +327,7 @@ class TextEvidence:
         weeks = np.array([self.week(row) for row in scored.tolist()]).reshape(-1, 2)
         own = weeks[:, 0]
         # The bar lies where it lies for the shipped reference: 5 % of customers pass it.
-        bar = float(np.quantile(own, 0.95)) if len(own) else None
+        bar = self.models.bar(own) if len(own) else None
         evidence = weeks[:, 1] if bar is None else weeks[own >= bar, 1]
         chosen = scored[:: max(1, math.ceil(len(scored) / accounts))]
         means = self._mean_sketches()[chosen]

@@ -377,7 +377,9 @@ class Judge:
         if self._baseline is None:
             return Missing(0, 0.0)
         judge = self.settings.judge
-        return self._baseline.missing(kind, judge.baseline_customers, judge.baseline_days)
+        return self._baseline.missing(
+            kind, judge.baseline_customers, judge.baseline_days, self._models.name
+        )
 
     def _rests_on(self, kind: str, reference: Reference) -> dict[str, Any]:
         about = reference.describe()
@@ -557,6 +559,8 @@ class Judge:
 
     def _text_evidence(self, population: str) -> TextEvidence:
         clean = self._baseline.kinds.get("text") if self._baseline else None
+        if self._missing("text").models:
+            clean = None  # mean scores of other models
         bar = None
         if self._calibrating:
             bar = -math.inf

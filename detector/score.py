@@ -39,10 +39,10 @@ __all__ = [
 ]
 
 _FORMAT: Final = 4
-_ONE_DOMAIN: Final = 3  # the format before, whose models are all of one domain
-# Of a block. Four of five blocks of customers lie lower, and how much says nothing of thieves:
-# what one committee puts there, the others are not asked about, nor is an account all of whose
-# blocks are there looked at any further.
+_ONE_DOMAIN: Final = 3  # the format before: all models of one domain, block scores not cut
+# Block scores are cut below: four of five blocks of simulated customers lie lower, and how much
+# lower says nothing of thieves. What one committee puts there no other is asked about, and an
+# account that never rose above it is not looked at further.
 FLOOR: Final = -4.0
 # What reading an artefact raises when bytes of it are missing or wrong.
 _DAMAGED: Final = (
@@ -142,24 +142,26 @@ class Committee:
 
 @dataclass(frozen=True)
 class Consensus:
-    """Committees that unlike domains taught: what counts is the least that one of them says.
+    """Committees that domains taught apart: what counts is the least that one of them says.
 
     A thief harvests whoever taught them. A customer of a sort that none has met looks odd to one
     or the other, seldom to all.
 
     Attributes:
-        committees: one at least, one of each domain.
+        committees: one at least, each of a domain that has a say.
+        floor: what lies lower is cut to it.
     """
 
     committees: tuple[Committee, ...]
+    floor: float = FLOOR
 
     def log_odds(self, x: NDArray[np.float64]) -> float:
-        """The least log-odds of one row, float64 (C,), without NaN; not less than `FLOOR`."""
+        """The least log-odds of one row, float64 (C,), without NaN; not less than the floor."""
         least = math.inf
         for committee in self.committees:
             least = min(least, committee.log_odds(x))
-            if least <= FLOOR:
-                return FLOOR
+            if least <= self.floor:
+                return self.floor
         return least
 
     def shares(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -167,8 +169,8 @@ class Consensus:
         return min(self.committees, key=lambda committee: committee.log_odds(x)).shares(x)
 
     def fits(self, columns: int) -> bool:
-        """Whether all committees can be given rows of so many columns."""
-        return all(committee.fits(columns) for committee in self.committees)
+        """Whether there are committees, and all can be given rows of so many columns."""
+        return bool(self.committees) and all(c.fits(columns) for c in self.committees)
 
 
 @dataclass(frozen=True)
@@ -247,15 +249,22 @@ class TextModels:
         return sum(model.say for model in self._heard)
 
     def own_odds(self, x: NDArray[np.float64]) -> float:
-        """Mean log-odds of the models that see nothing but the account itself; `FLOOR` when none of
-        its blocks is above it.
+        """Mean log-odds of the models that see nothing but the account itself; the floor of block
+        scores when none of its blocks is above that.
 
         Args:
             x: float64 (len(ACCOUNT_COLUMNS),); the columns of others are not read.
         """
-        if x[_HIGHEST] <= FLOOR:
-            return FLOOR
+        if x[_HIGHEST] <= self.block.floor:
+            return self.block.floor
         return sum(model.log_odds(x) for model in self._alone) / len(self._alone)
+
+    def bar(self, own: NDArray[np.float64]) -> float:
+        """What 5 % of customers pass, of the highest log-odds of their own histories, (N,), N > 0.
+
+        Above the floor, or where hardly any customer rises above it everybody would pass.
+        """
+        return max(float(np.quantile(own, 0.95)), float(np.nextafter(self.block.floor, 0.0)))
 
     def odds(self, x: NDArray[np.float64]) -> float:
         """Log-odds of a row, float64 (len(ACCOUNT_COLUMNS),): the models' mean by their say."""
@@ -299,6 +308,7 @@ class TextModels:
             "features": [NAMES[i] for i in self.used],
             "families": {family.name: family.version for family in FAMILIES},
             "own_bar": self.own_bar,
+            "floor": self.block.floor,
             "block": blocks,
             "accounts": described,
             "about": dict(self.about),
@@ -319,7 +329,8 @@ class TextModels:
                 about = json.loads(str(file["description"]))
                 if about["format"] not in (_FORMAT, _ONE_DOMAIN):
                     raise BadModel(
-                        f"{path}: model format {about['format']}; this program reads {_FORMAT}"
+                        f"{path}: model format {about['format']}; this program reads "
+                        f"{_ONE_DOMAIN} and {_FORMAT}"
                     )
                 versions = {family.name: family.version for family in FAMILIES}
                 if about["families"] != versions or not set(about["features"]) <= set(NAMES):
@@ -327,16 +338,18 @@ class TextModels:
                         f"{path}: made for features {about['families']}; this program measures "
                         f"{versions}: train it again"
                     )
+                floor = -math.inf
                 if about["format"] == _ONE_DOMAIN:
                     committees = [Committee.read(file, "block", about["block"])]
                 else:
+                    floor = float(about["floor"])
                     committees = [
                         Committee.read(file, f"block{number}_", members)
                         for number, members in enumerate(about["block"])
                     ]
                 if not committees or not all(c.members for c in committees):
                     raise BadModel(f"{path}: no model looks at blocks")
-                block = Consensus(tuple(committees))
+                block = Consensus(tuple(committees), floor)
                 if not block.fits(len(about["features"])):
                     raise BadModel(f"{path}: a block model does not fit its features")
                 accounts = tuple(

@@ -137,13 +137,18 @@ def train(
         told: is told what is being done.
 
     Raises:
-        TooLittle: not enough accounts of one side, in all or in a domain.
+        TooLittle: not enough accounts of one side in a domain.
+        ValueError: no domain is heard.
     """
     numbers = [0] * len(weeks) if domains is None else list(domains)
+    known = sorted(set(numbers)) or [0]
+    kept = [place for place, domain in enumerate(known) if heard is None or domain in heard]
+    if not kept:
+        raise ValueError(f"none of the domains {known} is heard")
     groups = [
         [one for one, number in zip(weeks, numbers, strict=True) if number == domain]
-        for domain in sorted(set(numbers))
-    ] or [[]]
+        for domain in known
+    ]
     for group in groups:
         _check(group, calibration)
     used = np.array([i for i, n in enumerate(NAMES) if n not in _LEFT_OUT], dtype=np.int64)
@@ -173,8 +178,7 @@ def train(
     histories = _all_histories(models, followed, scored, workers)
     told(f"account models: {sum(map(len, histories)):,} rows")
     accounts = _account_models(histories, [_Rows.of(f, used) for f in followed], size, workers)
-    kept = [c for i, c in enumerate(committees) if heard is None or i in heard]
-    models = replace(models, block=Consensus(tuple(kept)), accounts=accounts)
+    models = replace(models, block=Consensus(tuple(committees[i] for i in kept)), accounts=accounts)
     told(f"reference: {len(calibration) + sum(map(len, others))} weeks")
     return _with_reference(models, calibration, others, workers)
 
@@ -213,10 +217,10 @@ class _Rows:
     def of(cls, weeks: Sequence[Week], used: NDArray[np.int64]) -> _Rows:
         """The rows of weeks, features `used`.
 
-        Each half of the weeks is scored by the other. Leaving out families instead made scores of
-        thieves that were nearly those of customers, which is not what the accounts of a later week
-        are scored (docs/decisions/0004). Within one week it is all there is: the accounts of a
-        campaign are too alike to stand on both sides.
+        In a single domain each half of the weeks is scored by the other. Leaving out families
+        instead made scores of thieves that were nearly those of customers, which is not what the
+        accounts of a later week are scored (docs/decisions/0004). Within one week it is all there
+        is: the accounts of a campaign are too alike to stand on both sides.
         """
         families = sorted(
             {one.family[a] for one in weeks for a, harvests in one.harvesting.items() if harvests}
@@ -366,7 +370,7 @@ _FORMS: Final = (
     _Form("company and links, networks", _OWN + _COMPANY + _ALIKE + _LINKED, 0, 1.0),
     _Form("links, networks", _SCORES + _SPREAD + _COMPANY + _ALIKE + _LINKED, 0, 1.0),
 )
-# Most blocks are scored by one domain, some by all: together they cost about what one does alone.
+# Most blocks are scored by one domain, some by all: together these cost about what one does alone.
 _ALONE: Final = _Size(
     followed=90,
     trees=400,
@@ -459,7 +463,7 @@ def _with_reference(
         return np.concatenate(found)
 
     own = of_customers(models, calibration)[:, 0]
-    models = replace(models, own_bar=float(np.quantile(own, 0.95)))
+    models = replace(models, own_bar=models.bar(own))
     sets = [of_customers(models, weeks)[:, 1] for weeks in (calibration, *others)]
     return replace(models, reference=_mixed(sets))
 

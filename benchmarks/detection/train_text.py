@@ -112,9 +112,16 @@ def composed_week(job: Job) -> tuple[list[Block], dict[str, Label]]:
     return blocks, labels
 
 
-def teaches(weeks: int, data: Path, public: Path | None, cache: Path | None) -> list[list[Job]]:
-    """The weeks of training by domain: in turn as many of each as there are settings."""
-    kinds = [(data, None), (None, public), *([(data, public)] if public else [])]
+def teaches(weeks: int, data: Path, public: Path, cache: Path | None) -> list[list[Job]]:
+    """The weeks of training by domain: in turn as many of each as there are settings.
+
+    Raises:
+        ValueError: they are too few for each domain to have all.
+    """
+    kinds: tuple[tuple[Path | None, Path | None], ...]
+    kinds = (data, None), (None, public), (data, public)
+    if weeks < (least := len(kinds) * len(_SETTINGS)):
+        raise ValueError(f"{weeks} weeks; at least {least}, so that each domain has all kinds")
     return [
         [
             Job("train", seed, folder, cache, wider)
@@ -125,9 +132,10 @@ def teaches(weeks: int, data: Path, public: Path | None, cache: Path | None) -> 
     ]
 
 
-def calibrates(weeks: int, data: Path, public: Path | None, cache: Path | None) -> list[list[Job]]:
+def calibrates(weeks: int, data: Path, public: Path, cache: Path | None) -> list[list[Job]]:
     """Sets of weeks whose customers are what evidence is compared with, each of other sources."""
-    sets = [(data, None), (None, None), *([(data, public)] if public else [])]
+    sets: tuple[tuple[Path | None, Path | None], ...]
+    sets = (data, None), (None, None), (data, public)
     return [
         [Job("calibrate", seed, folder, cache, wider) for seed in range(weeks)]
         for folder, wider in sets
@@ -186,7 +194,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--public", type=Path, help="what benchmarks.detection.public wrote")
+    parser.add_argument(
+        "--public", type=Path, required=True, help="what benchmarks.detection.public wrote"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="keep measured weeks here: an empty folder")
     parser.add_argument("--weeks", type=int, default=225, help="of training, of all domains")
@@ -199,7 +209,10 @@ def main() -> None:
 
     data, public, cache = arguments.data, arguments.public, arguments.cache
     calibrating = calibrates(arguments.calibration_weeks, data, public, cache)
-    teaching = teaches(arguments.weeks, data, public, cache)
+    try:
+        teaching = teaches(arguments.weeks, data, public, cache)
+    except ValueError as error:
+        parser.error(str(error))
     with ProcessPoolExecutor(arguments.workers) as pool:
         taught = list(pool.map(_teaches, [job for jobs in teaching for job in jobs]))
         calibration, *others = [list(pool.map(_calibrates, jobs)) for jobs in calibrating]
@@ -219,7 +232,6 @@ def main() -> None:
         models,
         about={
             "made_by": "python -m benchmarks.detection.train_text",
-            "widened_by_public_tasks": public is not None,
             "training_weeks": arguments.weeks,
             "calibration_weeks": arguments.calibration_weeks,
             "customers_in_reference": len(models.reference),

@@ -712,6 +712,32 @@ def test_a_small_baseline_is_in_shadow_and_says_what_it_needs(
     assert enough.promise()["baseline"] == "july"
 
 
+def test_a_baseline_of_other_models_is_in_shadow_until_it_is_made_anew() -> None:
+    one = judge()
+    blocks = [
+        text_block(f"c{i}", 0.1 * i, score=(i % 5) - 2.0, seq=i, sketch=sketch(i % 50))
+        for i in range(1000)
+    ]
+    one.blocks(0, blocks, START + 200.0)
+    one.advance()
+    now = one.calibrated("july", 32_000, START, START + WEEK)
+    before = msgspec.structs.replace(now, scorer="older")
+    found = []
+    for baseline in (now, before, None):
+        each = Judge(settings(), baseline, models=MODELS)
+        each.blocks(0, [text_block("a", 1.0, score=2.0, sketch=sketch(7))], START + 2.0)
+        each.advance()
+        found.append(dict(each.accounts())["a"].rates["text"])
+        if baseline is before:
+            promise = each.promise()
+            assert promise["baseline"] == "shipped"
+            needs = "to be calibrated anew (it is of older)"
+            assert promise["text"]["own_in_shadow"]["needs"] == needs
+    own, other, shipped = found
+    assert other == shipped
+    assert own > 10 * shipped
+
+
 # How many may be false
 
 

@@ -74,7 +74,7 @@ def test_the_shipped_models_load_and_know_their_customers() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda arrays, about: about.update(format=99), "model format 99; this program reads 4"),
+        (lambda arrays, about: about.update(format=99), "model format 99; this program reads 3"),
         (lambda arrays, about: about["families"].update(timing=99), "train it again"),
         (lambda arrays, about: about["features"].append("timing.no_such"), "train it again"),
         (lambda arrays, about: about["accounts"][1].pop("bias"), "damaged or not a model"),
@@ -182,10 +182,27 @@ def test_an_account_without_a_block_above_the_floor_is_at_it() -> None:
 def test_models_of_one_domain_from_before_still_load(file: Path) -> None:
     def before(arrays: dict[str, Any], about: dict[str, Any]) -> None:
         about.update(format=3, block=about["block"][0])
+        del about["floor"]
         for name in [name for name in arrays if name.startswith("block0_0_")]:
             arrays[name.replace("block0_0_", "block0_")] = arrays.pop(name)
 
+    deep = replace(models().text, block=Consensus((Committee((staircase(0, -9.0, 6.0, 1.0),)),)))
+    row = deep.row(text_block(score=3.0))
+    low = np.array([-8.5])
+    deep.save(file)
+    assert TextModels.load(file).block.log_odds(low) == FLOOR
     loaded = TextModels.load(changed(file, before))
-    row = loaded.row(text_block(score=3.0))
-    assert loaded.block.log_odds(row) == 3.0
-    assert loaded.odds(np.full(len(ACCOUNT_COLUMNS), 2.0)) == 2.0
+    assert loaded.block.log_odds(row) == deep.block.log_odds(row) > FLOOR
+    # Its bar, reference and account models are of scores that were not cut.
+    assert loaded.block.log_odds(low) == -8.0
+    seen = np.full(len(ACCOUNT_COLUMNS), 2.0)
+    assert loaded.odds(seen) == 2.0
+    assert loaded.own_odds(seen) == 2.0
+
+
+def test_the_bar_is_what_5_in_100_pass_but_never_the_floor() -> None:
+    found = shipped()
+    assert found.bar(np.arange(101.0)) == 95.0
+    crowd = np.full(100, FLOOR)
+    crowd[:3] = 1.0
+    assert np.count_nonzero(crowd >= found.bar(crowd)) == 3

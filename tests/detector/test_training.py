@@ -176,10 +176,12 @@ def test_domains_teach_models_of_their_own_and_of_blocks_the_least_counts() -> N
     found = caught(both, [week(5), week(6)], 0.02)
     assert found[True][0] / found[True][1] > 0.5
     assert found[False][0] / found[False][1] < 0.1
-    one = train(weeks, CALIBRATION, "tiny", domains=[0, 1, 0, 1], heard=[1])
+    one = train(weeks, CALIBRATION, "tiny", domains=[2, 7, 2, 7], heard=[7])
     assert len(one.block.committees) == 1
     assert [one.block.log_odds(row) for row in x] == np.maximum(said[:, 1], FLOOR).tolist()
     assert len(one.accounts) == len(both.accounts)
+    with pytest.raises(ValueError, match=r"none of the domains \[0\] is heard"):
+        train(weeks, CALIBRATION, "tiny", heard=[1])
     with pytest.raises(TooLittle, match="19 harvesting accounts and 36 customers"):
         train([week(1), week(2, 36, 10, 9)], CALIBRATION, "tiny", domains=[0, 1])
 

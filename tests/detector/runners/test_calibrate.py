@@ -42,3 +42,11 @@ def test_one_without_a_scored_customer_says_that_it_does_not_decide() -> None:
         "history": "0.0 days",
         "decides": "not yet (shadow): no customer sent enough requests with inputs to be scored",
     }
+
+
+def test_one_of_other_models_is_missing_a_calibration_for_text_alone() -> None:
+    own = baseline([1.0], 2000, 9.0)
+    assert not own.missing("text", 1000, 7.0, "s")
+    assert str(own.missing("text", 1000, 7.0, "s2")) == "to be calibrated anew (it is of s)"
+    vectors = own.missing("vector", 0, 7.0, "s2")
+    assert not vectors
