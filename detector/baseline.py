@@ -83,8 +83,8 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     def missing(self, kind: str, customers: int, days: float, scorer: str | None = None) -> Missing:
         """What it lacks of so many customers of a kind and days; false when it is large enough.
 
-        Days count because evidence is a running maximum: a day's lies lower than a week's. So does,
-        for text, by which models it was made: the log-odds of others are on another scale.
+        Days count because evidence is a running maximum: a day's lies lower than a week's. For text
+        the models count too, by the name `scorer`: log-odds of others are on another scale.
         """
         found = self.kinds.get(kind)
         return Missing(

@@ -338,20 +338,7 @@ class TextModels:
                         f"{path}: made for features {about['families']}; this program measures "
                         f"{versions}: train it again"
                     )
-                floor = -math.inf
-                if about["format"] == _ONE_DOMAIN:
-                    committees = [Committee.read(file, "block", about["block"])]
-                else:
-                    floor = float(about["floor"])
-                    committees = [
-                        Committee.read(file, f"block{number}_", members)
-                        for number, members in enumerate(about["block"])
-                    ]
-                if not committees or not all(c.members for c in committees):
-                    raise BadModel(f"{path}: no model looks at blocks")
-                block = Consensus(tuple(committees), floor)
-                if not block.fits(len(about["features"])):
-                    raise BadModel(f"{path}: a block model does not fit its features")
+                block = _consensus(path, file, about)
                 accounts = tuple(
                     _account_model(path, file, number, described)
                     for number, described in enumerate(about["accounts"])
@@ -408,6 +395,24 @@ def _fits(model: Trees | Networks, columns: int) -> bool:
     if isinstance(model, Trees):
         return model.width <= columns
     return model.width == columns
+
+
+def _consensus(path: Path, file: Any, about: Mapping[str, Any]) -> Consensus:
+    floor = -math.inf
+    if about["format"] == _ONE_DOMAIN:
+        committees = [Committee.read(file, "block", about["block"])]
+    else:
+        floor = float(about["floor"])
+        committees = [
+            Committee.read(file, f"block{number}_", members)
+            for number, members in enumerate(about["block"])
+        ]
+    if not committees or not all(committee.members for committee in committees):
+        raise BadModel(f"{path}: no model looks at blocks")
+    block = Consensus(tuple(committees), floor)
+    if not block.fits(len(about["features"])):
+        raise BadModel(f"{path}: a block model does not fit its features")
+    return block
 
 
 def _account_model(

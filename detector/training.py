@@ -157,8 +157,12 @@ def train(
     # Account models need fewer weeks than the block model, and cost more.
     followed = [group[: size.followed] for group in groups]
     blocks = [_Rows.of(group, used) for group in groups]
-    told(f"block model: {sum(len(rows.y) for rows in blocks):,} blocks")
-    committees, scored = _block_models(blocks, followed, used, size, workers)
+    rows = [
+        every if len(some) == len(group) else _Rows.of(some, used)
+        for every, group, some in zip(blocks, groups, followed, strict=True)
+    ]
+    told(f"block model: {sum(len(every.y) for every in blocks):,} blocks")
+    committees, scores = _block_models(blocks, rows[0], size, workers)
     customers = np.concatenate([_of_customers(one) for group in groups for one in group])
     low, high = np.quantile(customers, [0.1, 0.9], axis=0)
     scale = np.array([n not in _UNRELATED for n in NAMES]) * np.maximum(high - low, 1e-3)
@@ -175,9 +179,9 @@ def train(
         about={},
     )
     told(f"account histories: {sum(map(len, followed))} weeks")
-    histories = _all_histories(models, followed, scored, workers)
+    histories = _all_histories(models, followed, scores, workers)
     told(f"account models: {sum(map(len, histories)):,} rows")
-    accounts = _account_models(histories, [_Rows.of(f, used) for f in followed], size, workers)
+    accounts = _account_models(histories, rows, size, workers)
     models = replace(models, block=Consensus(tuple(committees[i] for i in kept)), accounts=accounts)
     told(f"reference: {len(calibration) + sum(map(len, others))} weeks")
     return _with_reference(models, calibration, others, workers)
@@ -304,27 +308,23 @@ def _fit_block(job: _Job) -> tuple[Committee, NDArray[np.float64]]:
 
 
 def _block_models(
-    blocks: Sequence[_Rows],
-    followed: Sequence[Sequence[Week]],
-    used: NDArray[np.int64],
-    size: _Size,
-    workers: int,
-) -> tuple[tuple[Committee, ...], list[NDArray[np.float64]] | None]:
-    """A committee of each domain; of a single one also the scores of each week that is followed,
-    by models that have not seen it. Several domains score one another's."""
-    if len(blocks) > 1:
-        with _Pool(workers) as run:
-            fitted = run(_fit_block, [_Job(rows, None, size) for rows in blocks])
-        return tuple(committee for committee, _ in fitted), None
-    rows = _Rows.of(followed[0], used)
-    jobs = [_Job(blocks[0], None, size), *(_Job(rows, part, size) for part in range(rows.parts))]
+    blocks: Sequence[_Rows], first: _Rows, size: _Size, workers: int
+) -> tuple[tuple[Committee, ...], NDArray[np.float64] | None]:
+    """A committee of each domain. Of a single one also the scores of `first`, its rows that are
+    followed, by models that have not seen them; several domains score one another's."""
+    jobs = [_Job(rows, None, size) for rows in blocks]
+    alone = len(blocks) == 1
+    if alone:
+        jobs += [_Job(first, part, size) for part in range(first.parts)]
     with _Pool(workers) as run:
-        (block, _), *folds = run(_fit_block, jobs)
-    out_of_fold = np.empty(len(rows.y))
-    for part, (_, odds) in enumerate(folds):
-        out_of_fold[rows.part == part] = np.maximum(odds, FLOOR)
-    ends = np.cumsum([len(one.blocks) for one in followed[0]])
-    return (block,), np.split(out_of_fold, ends[:-1])
+        fitted = run(_fit_block, jobs)
+    committees = tuple(committee for committee, _ in fitted[: len(blocks)])
+    if not alone:
+        return committees, None
+    out_of_fold = np.empty(len(first.y))
+    for part, (_, odds) in enumerate(fitted[1:]):
+        out_of_fold[first.part == part] = np.maximum(odds, FLOOR)
+    return committees, out_of_fold
 
 
 def fit_networks(
@@ -417,14 +417,16 @@ def _fit_account(
 def _all_histories(
     models: TextModels,
     followed: Sequence[Sequence[Week]],
-    scored: Sequence[NDArray[np.float64]] | None,
+    scores: NDArray[np.float64] | None,
     workers: int,
 ) -> list[NDArray[np.float32]]:
-    """The account rows of each domain's weeks."""
+    """The account rows of each domain's weeks. `scores` are those of all blocks of a single one."""
     jobs: list[tuple[Week, NDArray[np.float64] | None, TextModels]] = []
     for domain, weeks in enumerate(followed):
-        if scored is not None:
-            jobs += [(one, odds, models) for one, odds in zip(weeks, scored, strict=True)]
+        if scores is not None:
+            ends = np.cumsum([len(one.blocks) for one in weeks])
+            split = np.split(scores, ends[:-1])
+            jobs += [(one, odds, models) for one, odds in zip(weeks, split, strict=True)]
             continue
         committees = models.block.committees
         unseen = replace(models, block=Consensus(committees[:domain] + committees[domain + 1 :]))

@@ -33,7 +33,7 @@ from benchmarks.detection.sources import SPLITS, Sources, Split, load
 from benchmarks.detection.wordings import composed
 from detector.events import Event
 
-__all__ = ["WEEK_START", "Label", "Settings", "compose", "compose_from", "write"]
+__all__ = ["WEEK_START", "Label", "Settings", "compose", "compose_from", "sources_of", "write"]
 
 Rng = np.random.Generator
 _FRAMEWORK_USERS: Final = ("app", "batch", "long_prompt", "writer", "reseller")
@@ -80,9 +80,13 @@ def compose(
     Its sources are under the folder `data`, or without one those that the project makes itself.
     """
     settings = settings or Settings()
-    if data is None:
-        return compose_from(built_in(split, settings.traffic != "text"), seed, settings)
-    return compose_from(load(data, split), seed, settings)
+    return compose_from(sources_of(split, data, settings.traffic != "text"), seed, settings)
+
+
+def sources_of(split: Split, data: Path | None, tables: bool) -> Sources:
+    """Those under the folder `data`, or without one those that the project makes itself, which
+    have vectors only with `tables`."""
+    return built_in(split, tables) if data is None else load(data, split)
 
 
 def compose_from(

@@ -23,11 +23,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks.detection.built_in import built_in
-from benchmarks.detection.compose import Label, Settings, compose_from
+from benchmarks.detection.compose import Label, Settings, compose_from, sources_of
 from benchmarks.detection.customers import SHARES
 from benchmarks.detection.public import read, widened
-from benchmarks.detection.sources import SPLITS, Split, load
+from benchmarks.detection.sources import SPLITS, Split
 from detector.baseline import Reference
 from detector.blocks import Block
 from detector.evidence import MIN_EVENTS
@@ -92,7 +91,7 @@ def composed_week(job: Job) -> tuple[list[Block], dict[str, Label]]:
     settings = Settings(thieves=_THIEVES[job.seed % len(_THIEVES)])
     if job.split == "train":
         settings = _SETTINGS[job.seed % len(_SETTINGS)]
-    sources = load(job.data, job.split) if job.data else built_in(job.split, False)
+    sources = sources_of(job.split, job.data, tables=False)
     if job.public is not None:
         share = read("train" if job.split == "train" else "calibrate", job.public)
         rng = np.random.default_rng([job.seed, SPLITS.index(job.split), 0x9B])
@@ -118,8 +117,7 @@ def teaches(weeks: int, data: Path, public: Path, cache: Path | None) -> list[li
     Raises:
         ValueError: they are too few for each domain to have all.
     """
-    kinds: tuple[tuple[Path | None, Path | None], ...]
-    kinds = (data, None), (None, public), (data, public)
+    kinds: list[tuple[Path | None, Path | None]] = [(data, None), (None, public), (data, public)]
     if weeks < (least := len(kinds) * len(_SETTINGS)):
         raise ValueError(f"{weeks} weeks; at least {least}, so that each domain has all kinds")
     return [
@@ -134,8 +132,7 @@ def teaches(weeks: int, data: Path, public: Path, cache: Path | None) -> list[li
 
 def calibrates(weeks: int, data: Path, public: Path, cache: Path | None) -> list[list[Job]]:
     """Sets of weeks whose customers are what evidence is compared with, each of other sources."""
-    sets: tuple[tuple[Path | None, Path | None], ...]
-    sets = (data, None), (None, None), (data, public)
+    sets: list[tuple[Path | None, Path | None]] = [(data, None), (None, None), (data, public)]
     return [
         [Job("calibrate", seed, folder, cache, wider) for seed in range(weeks)]
         for folder, wider in sets

@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 import features
 from benchmarks.detection import compose as composing
 from benchmarks.detection.arrivals import WEEK
-from benchmarks.detection.built_in import built_in
-from benchmarks.detection.compose import WEEK_START, Label, Settings, compose_from
-from benchmarks.detection.sources import Sources, Split, load
+from benchmarks.detection.compose import WEEK_START, Label, Settings, compose_from, sources_of
+from benchmarks.detection.sources import Sources, Split
 from detector import measure as measuring
 from detector.baseline import Baseline
 from detector.blocks import Block
@@ -270,7 +269,7 @@ def evidence_over_time(
 
 @lru_cache(maxsize=3)
 def _sources(data: str | None, split: Split, tables: bool) -> Sources:
-    return built_in(split, tables) if data is None else load(Path(data), split)
+    return sources_of(split, Path(data) if data is not None else None, tables)
 
 
 @lru_cache(maxsize=1)

@@ -24,7 +24,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
         return [], {}
 
     monkeypatch.setattr(train_text, "compose_from", compose)
-    monkeypatch.setattr(train_text, "built_in", lambda split, tables: None)
+    monkeypatch.setattr(train_text, "sources_of", lambda split, data, tables: None)
     return seen
 
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
+from detector.baseline import Baseline
 from detector.blocks import Block, Identity
 from detector.judge import Judge, Judgement
 from detector.rhythm import ring
@@ -656,7 +657,7 @@ def test_changes_are_smaller_than_everything() -> None:
     assert len(one.export_changes()) < len(full) / 5
 
 
-def test_a_baseline_of_a_clean_log_loosens_what_its_customers_showed() -> None:
+def july() -> Baseline:
     """A thousand customers look a little like thieves, and their operator says that none is."""
     one = judge()
     blocks = [
@@ -665,7 +666,11 @@ def test_a_baseline_of_a_clean_log_loosens_what_its_customers_showed() -> None:
     ]
     one.blocks(0, blocks, START + 200.0)
     one.advance()
-    baseline = one.calibrated("july", 32_000, START, START + WEEK)
+    return one.calibrated("july", 32_000, START, START + WEEK)
+
+
+def test_a_baseline_of_a_clean_log_loosens_what_its_customers_showed() -> None:
+    baseline = july()
     assert baseline.kinds["text"].accounts == 1000
     assert baseline.scorer == "small"
     strict, loose = judge(), Judge(settings(), baseline, models=MODELS)
@@ -713,14 +718,7 @@ def test_a_small_baseline_is_in_shadow_and_says_what_it_needs(
 
 
 def test_a_baseline_of_other_models_is_in_shadow_until_it_is_made_anew() -> None:
-    one = judge()
-    blocks = [
-        text_block(f"c{i}", 0.1 * i, score=(i % 5) - 2.0, seq=i, sketch=sketch(i % 50))
-        for i in range(1000)
-    ]
-    one.blocks(0, blocks, START + 200.0)
-    one.advance()
-    now = one.calibrated("july", 32_000, START, START + WEEK)
+    now = july()
     before = msgspec.structs.replace(now, scorer="older")
     found = []
     for baseline in (now, before, None):
