@@ -49,6 +49,10 @@ _REQUESTS: Final = {
 _COVERED: Final = 0.4  # of the campaigns; of these, so many hide half of their requests or more:
 _MOSTLY_COVER: Final = 0.25
 _LOW_AND_SLOW: Final = 0.1
+# Who matches customers' lengths chooses among so many texts for each that is sent. A request stays
+# whole, or its answer is worth nothing; what has no question in it may be cut.
+_CHOICE: Final = 3
+_CUT: Final = frozenset({"wiki", "word_salad"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +199,15 @@ def harvest(
     covered = np.minimum((own * campaign.cover).astype(int), own - 8)
     asked = own - covered
     total = int(asked.sum())
-    texts, topics = FAMILIES[campaign.family](material, rng, total)
     if campaign.length_matched and lengths:
-        texts = _matched(rng, texts, lengths[int(rng.integers(len(lengths)))])
+        texts, topics = _matched(
+            rng,
+            *FAMILIES[campaign.family](material, rng, _CHOICE * total),
+            lengths[int(rng.integers(len(lengths)))],
+            cuts=campaign.family in _CUT,
+        )
+    else:
+        texts, topics = FAMILIES[campaign.family](material, rng, total)
     owner = _assigned(rng, campaign.assignment, topics, asked)
     voice = Voice.draw(rng, plain=0.75)
     one_shape = rng.random() < 0.85
@@ -275,24 +285,33 @@ def _assigned(rng: Rng, assignment: str, topics: Ints, asked: Ints) -> Ints:
     return rng.permutation(owner)
 
 
-def _matched(rng: Rng, texts: list[str], lengths: Ints) -> list[str]:
-    """Texts as long as a customer's: joined where they are short, shortened at a sentence's end."""
-    wanted = lengths[rng.integers(len(lengths), size=len(texts))]
-    # The longest texts go to the longest wishes, roughly, so that little has to be cut.
-    rough = np.array([len(t) for t in texts]) * rng.lognormal(0, 0.3, len(texts))
-    target = np.empty(len(texts), dtype=np.int64)
-    target[np.argsort(rough, kind="stable")] = np.sort(wanted)
+def _matched(
+    rng: Rng, texts: Sequence[str], topics: Ints, lengths: Ints, *, cuts: bool
+) -> tuple[list[str], Ints]:
+    """One of _CHOICE texts each, with its topic, as long as a customer's where there are any so
+    short; joined where they are too short, and with `cuts` shortened at a sentence's end."""
+    wanted = lengths[rng.integers(len(lengths), size=len(texts) // _CHOICE)]
+    sizes = np.array([len(text) for text in texts])
+    by_size = np.argsort(sizes, kind="stable")
+    nearest = np.searchsorted(sizes[by_size], wanted)
+    chosen = np.empty(len(wanted), dtype=np.int64)
+    place = -1
+    # The shortest wish first, each the nearest text that is left and leaves one for each after it.
+    for done, i in enumerate(np.argsort(wanted, kind="stable").tolist()):
+        place = min(max(place + 1, int(nearest[i])), len(texts) - len(wanted) + done)
+        chosen[i] = by_size[place]
     out = []
-    for i, (text, size) in enumerate(zip(texts, target.tolist(), strict=True)):
+    for i, size in zip(chosen.tolist(), wanted.tolist(), strict=True):
+        text = texts[i]
         for step in range(1, 6):
             if len(text) >= 0.7 * size:
                 break
             text = f"{text} {texts[(i + step) % len(texts)]}"
-        if len(text) > 1.3 * size:
+        if cuts and len(text) > 1.3 * size:
             end = max(text.rfind(mark, 24, int(size * 1.3)) for mark in (". ", "? ", "\n"))
             text = text[: end + 1] if end > 0 else text[: max(text.rfind(" ", 0, size + 1), 24)]
         out.append(text)
-    return out
+    return out, topics[chosen]
 
 
 def _repeated(

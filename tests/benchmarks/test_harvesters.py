@@ -139,6 +139,24 @@ def test_length_matched_texts_are_as_long_as_a_customers(
     assert 150 < float(np.median(sizes)) < 600
 
 
+def test_requests_stay_whole_when_lengths_are_matched(
+    material: Material, campaign: Campaign
+) -> None:
+    short = np.full(500, 30)
+    one = replace(campaign, family="chain_of_thought", requests=40, accounts=3)
+    rng = np.random.default_rng(8)
+    matched = harvesters.harvest(material, rng, replace(one, length_matched=True), [short])
+    plain = harvesters.harvest(material, np.random.default_rng(8), one, [])
+    phrases = tuple(phrase.lower() for phrase in material.phrases.elicit)
+    sizes = {}
+    for name, traffic in (("matched", matched), ("plain", plain)):
+        texts = [text.lower() for account in traffic for text in account.texts]
+        assert all(any(phrase in text for phrase in phrases) for text in texts)
+        sizes[name] = float(np.median([len(text) for text in texts]))
+    # The shortest of what there is to choose from.
+    assert sizes["matched"] < sizes["plain"]
+
+
 def test_topics_stay_with_an_account_when_sharded_by_topic(
     material: Material, campaign: Campaign
 ) -> None:
