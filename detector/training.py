@@ -2,9 +2,9 @@
 
 A block model learns from blocks, account models from accounts' rows as they would have been seen
 online, with block scores of models that had not seen the account's week, or where there is but one
-week, its attack family. Weeks of unlike sources, called domains, each teach models of their own: of
-block models the least counts, account models are averaged. Thresholds come from weeks of other
-accounts, `calibration`, which teach nothing.
+week, its attack family. Weeks of unlike sources, called domains, teach the same models; where
+account models learn, a domain's weeks are scored by what the others taught. Thresholds come from
+weeks of other accounts, `calibration`, which teach nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 import multiprocessing
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -114,7 +114,6 @@ def train(
     name: str,
     *,
     domains: Sequence[int] | None = None,
-    heard: Collection[int] | None = None,
     others: Sequence[Sequence[Week]] = (),
     workers: int = 1,
     told: Callable[[str], None] = lambda _: None,
@@ -126,11 +125,8 @@ def train(
         calibration: their customers are what evidence is compared with; no account is in both.
         name: of the models, stamped on decisions.
         domains: which sort of sources each of `weeks` is of, numbers from 0; all are of one if
-            None. Each domain teaches models of its own, and of what their block models say the
-            least counts.
-        heard: the domains whose block models are kept, all if None. The others' only score weeks
-            of other domains, from which account models learn: one that knows too few sorts of
-            thieves would veto the rest.
+            None. Where account models learn, a domain's weeks are scored by block models that the
+            others taught: what is met later is of sources that nobody knew.
         others: more sets of such weeks, each of sources unlike the rest: as nobody knows which of
             them a deployment resembles, a rate is the mean of the rates of all sets.
         workers: processes.
@@ -138,32 +134,20 @@ def train(
 
     Raises:
         TooLittle: not enough accounts of one side in a domain.
-        ValueError: no domain is heard.
     """
     numbers = [0] * len(weeks) if domains is None else list(domains)
-    known = sorted(set(numbers)) or [0]
-    kept = [place for place, domain in enumerate(known) if heard is None or domain in heard]
-    if not kept:
-        raise ValueError(f"none of the domains {known} is heard")
-    groups = [
-        [one for one, number in zip(weeks, numbers, strict=True) if number == domain]
-        for domain in known
-    ]
-    for group in groups:
-        _check(group, calibration)
+    for domain in sorted(set(numbers)) or [0]:
+        _check(
+            [one for one, number in zip(weeks, numbers, strict=True) if number == domain],
+            calibration,
+        )
     used = np.array([i for i, n in enumerate(NAMES) if n not in _LEFT_OUT], dtype=np.int64)
-    groups = [[thinned(one) for one in group] for group in groups]
-    size = _ALONE if len(groups) == 1 else _AMONG_OTHERS
-    # Account models need fewer weeks than the block model, and cost more.
-    followed = [group[: size.followed] for group in groups]
-    blocks = [_Rows.of(group, used) for group in groups]
-    rows = [
-        every if len(some) == len(group) else _Rows.of(some, used)
-        for every, group, some in zip(blocks, groups, followed, strict=True)
-    ]
-    told(f"block model: {sum(len(every.y) for every in blocks):,} blocks")
-    committees, scores = _block_models(blocks, rows[0], size, workers)
-    customers = np.concatenate([_of_customers(one) for group in groups for one in group])
+    weeks = [thinned(one) for one in weeks]
+    size = _ALONE if len(set(numbers)) == 1 else _OF_DOMAINS
+    rows = _Rows.of(weeks, used, numbers)
+    told(f"block model: {len(rows.y):,} blocks")
+    block, scores = _block_model(rows, size, workers)
+    customers = np.concatenate([_of_customers(one) for one in weeks])
     low, high = np.quantile(customers, [0.1, 0.9], axis=0)
     scale = np.array([n not in _UNRELATED for n in NAMES]) * np.maximum(high - low, 1e-3)
     models = TextModels(
@@ -174,15 +158,32 @@ def train(
         scale=scale.astype(np.float32),
         own_bar=math.inf,
         reference=np.zeros(0),
-        block=Consensus(committees),
+        block=block,
         accounts=(AccountModel("none", np.zeros(1, np.int64), Trees.silent()),),
         about={},
     )
-    told(f"account histories: {sum(map(len, followed))} weeks")
-    histories = _all_histories(models, followed, scores, workers)
-    told(f"account models: {sum(map(len, histories)):,} rows")
-    accounts = _account_models(histories, rows, size, workers)
-    models = replace(models, block=Consensus(tuple(committees[i] for i in kept)), accounts=accounts)
+    # Account models need fewer weeks than the block model, and cost more.
+    followed = [
+        numbers[:place].count(numbers[place]) < size.followed for place in range(len(weeks))
+    ]
+    of_week = np.split(scores, np.cumsum([len(one.blocks) for one in weeks])[:-1])
+    told(f"account histories: {sum(followed)} weeks")
+    with _Pool(workers) as run:
+        histories = run(
+            _histories,
+            [
+                (one, odds, models)
+                for one, odds, follow in zip(weeks, of_week, followed, strict=True)
+                if follow
+            ],
+        )
+    x = np.concatenate(histories)
+    told(f"account models: {len(x):,} rows")
+    kept = np.repeat(followed, [len(one.blocks) for one in weeks])
+    jobs = [(form, size, x, rows.y[kept], rows.weight[kept]) for form in size.forms]
+    with _Pool(workers) as run:
+        accounts = tuple(run(_fit_account, jobs))
+    models = replace(models, accounts=accounts)
     told(f"reference: {len(calibration) + sum(map(len, others))} weeks")
     return _with_reference(models, calibration, others, workers)
 
@@ -218,18 +219,20 @@ class _Rows:
     parts: int
 
     @classmethod
-    def of(cls, weeks: Sequence[Week], used: NDArray[np.int64]) -> _Rows:
-        """The rows of weeks, features `used`.
+    def of(cls, weeks: Sequence[Week], used: NDArray[np.int64], domains: Sequence[int]) -> _Rows:
+        """The rows of weeks, features `used`, and in which part each is left out.
 
-        In a single domain each half of the weeks is scored by the other. Leaving out families
-        instead made scores of thieves that were nearly those of customers, which is not what the
-        accounts of a later week are scored (docs/decisions/0004). Within one week it is all there
-        is: the accounts of a campaign are too alike to stand on both sides.
+        A domain is left out as a whole. In a single one each half of the weeks is scored by the
+        other. Leaving out families instead made scores of thieves that were nearly those of
+        customers, which is not what the accounts of a later week are scored (docs/decisions/0004).
+        Within one week it is all there is: the accounts of a campaign are too alike to stand on
+        both sides.
         """
+        known = sorted(set(domains))
         families = sorted(
             {one.family[a] for one in weeks for a, harvests in one.harvesting.items() if harvests}
         )
-        parts = 2 if len(weeks) > 1 else len(families)
+        parts = len(known) if len(known) > 1 else 2 if len(weeks) > 1 else len(families)
         names, campaigns, y, part = [], [], [], []
         for number, one in enumerate(weeks):
             for block in one.blocks:
@@ -237,7 +240,9 @@ class _Rows:
                 names.append(f"{number}/{account}")
                 campaigns.append(f"{number}/{one.campaign.get(account, account)}")
                 y.append(one.harvesting[account])
-                if len(weeks) > 1:
+                if len(known) > 1:
+                    part.append(known.index(domains[number]))
+                elif len(weeks) > 1:
                     part.append(number % parts)
                 elif y[-1]:
                     part.append(families.index(one.family[account]))
@@ -271,20 +276,23 @@ class _Form:
 
 @dataclass(frozen=True)
 class _Size:
-    """How much of everything a domain's models are.
+    """How much of everything is trained.
 
     Attributes:
-        followed: weeks that teach account models.
-        trees: of 31 leaves in the block model: with many rows they transferred better than the
-            smaller ones before them.
+        followed: weeks of a domain that teach account models.
+        trees: of 31 leaves in the block model; 0 for none.
         networks: in the block model.
-        own: forms of models that look at nothing but the account itself.
+        share: of the rows, drawn anew for each of these networks.
+        pace: how networks learn.
+        forms: account models.
     """
 
     followed: int
     trees: int
     networks: int
-    own: tuple[_Form, ...]
+    share: float
+    pace: Pace
+    forms: tuple[_Form, ...]
 
 
 @dataclass(frozen=True)
@@ -295,55 +303,72 @@ class _Job:
 
 
 def _fit_block(job: _Job) -> tuple[Committee, NDArray[np.float64]]:
-    """Trees and networks of the rows that are not left out; log-odds of those that are."""
-    rows, taught = job.rows, job.rows.part != job.part
+    """The models of the rows that are not left out; log-odds of those that are."""
+    rows, size, taught = job.rows, job.size, job.rows.part != job.part
     x, y, weight = rows.x[taught], rows.y[taught], rows.weight[taught]
-    trees = fit_trees(x, y, weight, leaves=31, trees=job.size.trees)
-    networks = fit_networks(x, y, weight, job.size.networks)
-    committee = Committee((Trees.of(trees), networks))
-    if taught.all():
-        return committee, np.zeros(0)
     left_out = rows.x[~taught]
-    return committee, (trees.decision_function(left_out) + networks.all_log_odds(left_out)) / 2
+    networks = fit_networks(x, y, weight, size.networks, size.pace, size.share)
+    odds = networks.all_log_odds(left_out)
+    if not size.trees:
+        return Committee((networks,)), odds
+    trees = fit_trees(x, y, weight, leaves=31, trees=size.trees)
+    if len(left_out):
+        odds = (odds + trees.decision_function(left_out)) / 2
+    return Committee((Trees.of(trees), networks)), odds
 
 
-def _block_models(
-    blocks: Sequence[_Rows], first: _Rows, size: _Size, workers: int
-) -> tuple[tuple[Committee, ...], NDArray[np.float64] | None]:
-    """A committee of each domain. Of a single one also the scores of `first`, its rows that are
-    followed, by models that have not seen them; several domains score one another's."""
-    jobs = [_Job(rows, None, size) for rows in blocks]
-    alone = len(blocks) == 1
-    if alone:
-        jobs += [_Job(first, part, size) for part in range(first.parts)]
+def _block_model(rows: _Rows, size: _Size, workers: int) -> tuple[Consensus, NDArray[np.float64]]:
+    """The block model, and the scores of all rows by models that have not seen them."""
     with _Pool(workers) as run:
-        fitted = run(_fit_block, jobs)
-    committees = tuple(committee for committee, _ in fitted[: len(blocks)])
-    if not alone:
-        return committees, None
-    out_of_fold = np.empty(len(first.y))
-    for part, (_, odds) in enumerate(fitted[1:]):
-        out_of_fold[first.part == part] = np.maximum(odds, FLOOR)
-    return committees, out_of_fold
+        (whole, _), *others = run(
+            _fit_block, [_Job(rows, part, size) for part in (None, *range(rows.parts))]
+        )
+    scores = np.empty(len(rows.y))
+    for part, (_, odds) in enumerate(others):
+        scores[rows.part == part] = np.maximum(odds, FLOOR)
+    return Consensus((whole,)), scores
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long networks learn, and how much they are held back.
+
+    Attributes:
+        epochs: how often they see each row, at least.
+        alpha: weight of the penalty on squared weights, as scikit-learn has it.
+    """
+
+    epochs: int = 10
+    alpha: float = 0.05
 
 
 def fit_networks(
-    x: NDArray[Any], y: NDArray[np.bool_], weight: NDArray[np.float64], seeds: int
+    x: NDArray[Any],
+    y: NDArray[np.bool_],
+    weight: NDArray[np.float64],
+    seeds: int,
+    pace: Pace,
+    share: float = 1.0,
 ) -> Networks:
-    """Networks on (N, C) rows, all on the same rows, each started from a seed of its own."""
+    """Networks on (N, C) rows, each started from a seed of its own, on a `share` of the rows."""
     scale = Scale.of(x)
     mapped = scale.all(x)
-    batch = min(512, max(len(y) // 8, 8))
-    # Many rows are seen a few times, few rows more often.
-    epochs = int(np.clip(_STEPS * batch // len(y), 10, 100))
     models = []
     for seed in range(seeds):
+        drawn = np.random.default_rng(seed).random(len(y)) < share
+        batch = min(512, max(int(drawn.sum()) // 8, 8))
         model = MLPClassifier(
-            (128, 64), alpha=0.05, batch_size=batch, max_iter=epochs, tol=0.0, random_state=seed
+            (128, 64),
+            alpha=pace.alpha,
+            batch_size=batch,
+            # Many rows are seen a few times, few rows more often.
+            max_iter=int(np.clip(_STEPS * batch // max(int(drawn.sum()), 1), pace.epochs, 100)),
+            tol=0.0,
+            random_state=seed,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # it is to stop early
-            models.append(model.fit(mapped, y, weight / weight.mean()))
+            models.append(model.fit(mapped[drawn], y[drawn], weight[drawn] / weight[drawn].mean()))
     return Networks.of(scale, np.median(mapped[~y], axis=0), models)
 
 
@@ -365,84 +390,46 @@ def fit_trees(
 # Unlike models transfer better together than any of them alone. Those that look at nothing but the
 # account itself draw the bar that keeps anybody from being convicted by company.
 _OWN: Final = _SCORES + _SPREAD + _HABITS
-_FORMS: Final = (
-    _Form("company and links", _OWN + _COMPANY + _ALIKE + _LINKED, 300, 1.0),
-    _Form("company and links, networks", _OWN + _COMPANY + _ALIKE + _LINKED, 0, 1.0),
-    _Form("links, networks", _SCORES + _SPREAD + _COMPANY + _ALIKE + _LINKED, 0, 1.0),
+_AROUND: Final = _COMPANY + _ALIKE + _LINKED
+_TREES: Final = (
+    _Form("habits", _OWN, 200, 0.0),
+    _Form("company and links", _OWN + _AROUND, 300, 1.0),
 )
-# Most blocks are scored by one domain, some by all: together these cost about what one does alone.
+_NETWORKS: Final = (
+    _Form("habits, networks", _OWN, 0, 0.0, networks=1),
+    _Form("company and links, networks", _OWN + _AROUND, 0, 1.0),
+    _Form("links, networks", _SCORES + _SPREAD + _AROUND, 0, 1.0),
+)
 _ALONE: Final = _Size(
-    followed=90,
-    trees=400,
-    networks=3,
-    own=(_Form("habits", _OWN, 200, 0.0), _Form("habits, networks", _OWN, 0, 0.0)),
+    followed=90, trees=400, networks=3, share=1.0, pace=Pace(), forms=_TREES + _NETWORKS
 )
-_AMONG_OTHERS: Final = _Size(
-    followed=60,
-    trees=200,
-    networks=1,
-    own=(_Form("habits, networks", _OWN, 0, 0.0, networks=1),),
+# Over several domains networks that learn longer transfer better, and trees add nothing
+# (docs/decisions/0009).
+_OF_DOMAINS: Final = _Size(
+    followed=60, trees=0, networks=2, share=0.5, pace=Pace(20, 0.015), forms=_NETWORKS
 )
-
-
-def _account_models(
-    histories: Sequence[NDArray[np.float32]],
-    rows: Sequence[_Rows],
-    size: _Size,
-    workers: int,
-) -> tuple[AccountModel, ...]:
-    jobs = [
-        (form, x, of.y, of.weight)
-        for x, of in zip(histories, rows, strict=True)
-        for form in size.own + _FORMS
-    ]
-    with _Pool(workers) as run:
-        return tuple(run(_fit_account, jobs))
 
 
 def _fit_account(
-    job: tuple[_Form, NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]],
+    job: tuple[_Form, _Size, NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]],
 ) -> AccountModel:
-    form, x, y, weight = job
+    form, size, x, y, weight = job
     columns = np.array([ACCOUNT_COLUMNS.index(name) for name in form.columns], np.int64)
     x = x[:, columns]
     model: Trees | Networks
     if form.trees:
         model = Trees.of(fit_trees(x, y, weight, leaves=16, trees=form.trees))
     else:
-        model = fit_networks(x, y, weight, form.networks)
+        model = fit_networks(x, y, weight, form.networks, size.pace, size.share)
     return AccountModel(form.name, columns, model, form.say)
 
 
-def _all_histories(
-    models: TextModels,
-    followed: Sequence[Sequence[Week]],
-    scores: NDArray[np.float64] | None,
-    workers: int,
-) -> list[NDArray[np.float32]]:
-    """The account rows of each domain's weeks. `scores` are those of all blocks of a single one."""
-    jobs: list[tuple[Week, NDArray[np.float64] | None, TextModels]] = []
-    for domain, weeks in enumerate(followed):
-        if scores is not None:
-            ends = np.cumsum([len(one.blocks) for one in weeks])
-            split = np.split(scores, ends[:-1])
-            jobs += [(one, odds, models) for one, odds in zip(weeks, split, strict=True)]
-            continue
-        committees = models.block.committees
-        unseen = replace(models, block=Consensus(committees[:domain] + committees[domain + 1 :]))
-        jobs += [(one, None, unseen) for one in weeks]
-    with _Pool(workers) as run:
-        rows = iter(run(_histories, jobs))
-    return [np.concatenate([next(rows) for _ in weeks]) for weeks in followed]
-
-
 def _histories(
-    job: tuple[Week, NDArray[np.float64] | None, TextModels],
+    job: tuple[Week, NDArray[np.float64], TextModels],
 ) -> NDArray[np.float32]:
-    """Account rows as they would have been seen online, one after every block of a week."""
+    """Account rows as they would have been seen online, one after every block of a week, whose
+    scores are given."""
     week, scores, models = job
-    if scores is None:
-        scores = np.array([models.block.log_odds(x) for x in week.matrix(models.used)])
     evidence = TextEvidence(models, WEEK_S)
     rows = []
     for block, score in zip(week.blocks, scores.tolist(), strict=True):

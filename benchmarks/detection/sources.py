@@ -15,7 +15,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -38,6 +38,7 @@ __all__ = [
     "load",
     "passages",
     "third",
+    "with_distillers_of",
 ]
 
 Split = Literal["train", "calibrate", "test"]
@@ -115,6 +116,17 @@ class Sources:
     sessions: list[Floats]  # times within multi-turn sessions, seconds from the first turn
     user_agents: list[tuple[str, int]]
     vectors: dict[str, VectorSource]
+
+
+def with_distillers_of(other: Sources, sources: Sources) -> Sources:
+    """Sources with what distillers of another collection send, beside their own: instructions,
+    templates, an encyclopedia. Its customers stay out."""
+    return replace(
+        sources,
+        instructions=sources.instructions | other.instructions,
+        teacher_templates=sources.teacher_templates | other.teacher_templates,
+        articles=sources.articles | other.articles,
+    )
 
 
 def third(units: Iterable[Unit], split: Split) -> set[Unit]:

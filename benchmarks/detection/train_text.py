@@ -5,10 +5,10 @@
         --out detector/models/text.npz
 
 Weeks of the `train` sources teach the block model and the account models, in three domains: the
-data folder's sources, those that the project makes itself, widened by public tasks, and the data
-folder's widened by them. Weeks of the `calibrate` sources set the bar. They set the reference too,
-as they are and widened by other public tasks, with as many weeks of the project's own, to equal
-shares. Weeks of the `test` sources are only counted.
+data folder's sources; those that the project makes itself, widened by public tasks and by what the
+folder's distillers sent; and the folder's widened by public tasks. Weeks of the `calibrate` sources
+set the bar. They set the reference too, as they are and widened by other public tasks, with as many
+weeks of the project's own, to equal shares. Weeks of the `test` sources are only counted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.detection.compose import Label, Settings, compose_from, sources_of
 from benchmarks.detection.customers import SHARES
 from benchmarks.detection.public import read, widened
-from benchmarks.detection.sources import SPLITS, Split
+from benchmarks.detection.sources import SPLITS, Split, load, with_distillers_of
 from detector.baseline import Reference
 from detector.blocks import Block
 from detector.evidence import MIN_EVENTS
@@ -44,17 +44,23 @@ class Job:
 
     Measured weeks are kept in the folder `cache`. It is one training's: what composes and measures
     is not in their names.
+
+    Attributes:
+        public: widens either.
+        distilled: a data folder; what distillers sent there is sent here too.
     """
 
     split: Split
     seed: int
     data: Path | None
     cache: Path | None
-    public: Path | None = None  # widens either
+    public: Path | None = None
+    distilled: Path | None = None
 
     @property
     def name(self) -> str:
-        made = ("public-" if self.public else "") + ("" if self.data else "built-in-")
+        wider = ("public-" if self.public else "") + ("distilled-" if self.distilled else "")
+        made = wider + ("" if self.data else "built-in-")
         return f"{made}{self.split}-{self.seed}"
 
 
@@ -92,6 +98,8 @@ def composed_week(job: Job) -> tuple[list[Block], dict[str, Label]]:
     if job.split == "train":
         settings = _SETTINGS[job.seed % len(_SETTINGS)]
     sources = sources_of(job.split, job.data, tables=False)
+    if job.distilled is not None:
+        sources = with_distillers_of(load(job.distilled, job.split), sources)
     if job.public is not None:
         share = read("train" if job.split == "train" else "calibrate", job.public)
         rng = np.random.default_rng([job.seed, SPLITS.index(job.split), 0x9B])
@@ -117,16 +125,21 @@ def teaches(weeks: int, data: Path, public: Path, cache: Path | None) -> list[li
     Raises:
         ValueError: they are too few for each domain to have all.
     """
-    kinds: list[tuple[Path | None, Path | None]] = [(data, None), (None, public), (data, public)]
+    kinds = [
+        Job("train", 0, data, cache),
+        # Other customers, but every sort of thief: else whoever sends these texts were a thief.
+        Job("train", 0, None, cache, public, distilled=data),
+        Job("train", 0, data, cache, public),
+    ]
     if weeks < (least := len(kinds) * len(_SETTINGS)):
         raise ValueError(f"{weeks} weeks; at least {least}, so that each domain has all kinds")
     return [
         [
-            Job("train", seed, folder, cache, wider)
+            replace(kind, seed=seed)
             for seed in range(weeks)
             if seed // len(_SETTINGS) % len(kinds) == domain
         ]
-        for domain, (folder, wider) in enumerate(kinds)
+        for domain, kind in enumerate(kinds)
     ]
 
 
@@ -216,11 +229,8 @@ def main() -> None:
     models = train(
         taught,
         calibration,
-        "velvetrope-text-7",
+        "velvetrope-text-8",
         domains=[domain for domain, jobs in enumerate(teaching) for _ in jobs],
-        # What the project makes itself has few templates and instructions: its block model would
-        # veto thieves who use others.
-        heard=[domain for domain, jobs in enumerate(teaching) if any(job.data for job in jobs)],
         others=others,
         workers=arguments.workers,
         told=lambda step: print(step, flush=True),

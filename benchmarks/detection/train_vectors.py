@@ -33,7 +33,7 @@ from benchmarks.detection.vectors import VectorTraffic
 from detector.baseline import Reference
 from detector.blocks import BLOCK_EVENTS, FIRST_BLOCK_REVISIONS, Block, Identity
 from detector.score import Committee
-from detector.training import fit_networks, fit_trees
+from detector.training import Pace, fit_networks, fit_trees
 from detector.trees import Trees
 from detector.vector_alike import Alike, squashed
 from detector.vector_evidence import VectorEvidence
@@ -310,7 +310,7 @@ def _fitted(x: Floats, y: NDArray[np.bool_], weight: Floats, leaves: int) -> Com
     """
     weight = _balanced(y, weight)
     trees = fit_trees(x, y, weight, leaves, _ROUNDS)
-    return Committee((Trees.of(trees), fit_networks(x, y, weight, _NETWORKS)))
+    return Committee((Trees.of(trees), fit_networks(x, y, weight, _NETWORKS, Pace())))
 
 
 def _odds(model: Committee, x: Floats) -> Floats:

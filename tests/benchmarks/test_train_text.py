@@ -58,10 +58,10 @@ def test_other_weeks_are_as_the_benchmark_has_them(asked: list[Settings], split:
 def test_each_domain_has_weeks_of_every_kind_of_sources_of_its_own() -> None:
     data, wider = Path("data"), Path("public")
     domains = teaches(225, data, wider, None)
-    assert [{(job.data, job.public) for job in jobs} for jobs in domains] == [
-        {(data, None)},
-        {(None, wider)},
-        {(data, wider)},
+    assert [{(job.data, job.public, job.distilled) for job in jobs} for jobs in domains] == [
+        {(data, None, None)},
+        {(None, wider, data)},
+        {(data, wider, None)},
     ]
     for jobs in domains:
         assert [job.seed % 15 for job in jobs] == list(range(15)) * 5
@@ -126,3 +126,25 @@ def test_a_widened_week_asks_what_public_tasks_of_its_share_ask(
     assert asked <= public.read(split, path).tasks.keys()
     assert asked.isdisjoint(public.read(other, path).tasks)
     assert load(tmp_path, split).tasks.keys().isdisjoint(names)
+
+
+def test_what_distillers_of_another_collection_send_is_no_customers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sources(tmp_path)
+    seen: list[Any] = []
+
+    def compose(sources: Any, seed: int, settings: Settings) -> Any:
+        seen.append(sources)
+        return [], {}
+
+    monkeypatch.setattr(train_text, "compose_from", compose)
+    composed_week(Job("train", 1, None, None, distilled=tmp_path))
+    composed_week(Job("train", 1, None, None))
+    both, own = seen
+    folder = load(tmp_path, "train")
+    for field in ("instructions", "teacher_templates", "articles"):
+        assert getattr(both, field) == getattr(own, field) | getattr(folder, field)
+        assert getattr(both, field) != getattr(own, field)
+    for field in ("people", "utterances", "questions", "tasks", "puzzles", "problems"):
+        assert getattr(both, field) == getattr(own, field)

@@ -376,7 +376,7 @@ def test_constancy_is_the_mean_cosine_between_blocks() -> None:
 @pytest.mark.parametrize("used", [MODELS.text, shipped()], ids=["small", "shipped"])
 def test_judging_an_account_again_changes_nothing(used: TextModels) -> None:
     """The second time its histories are not those that `add` kept, but seen anew."""
-    evidence = TextEvidence(used, 9_000.0, bar=-1.0)
+    evidence = TextEvidence(used, 9_000.0, bar=-30.0)
     some = 0
     for block, score in crowded():
         row = evidence.add(block, score)
@@ -391,7 +391,7 @@ def test_judging_an_account_again_changes_nothing(used: TextModels) -> None:
 
 @pytest.mark.parametrize("used", [MODELS.text, shipped()], ids=["small", "shipped"])
 def test_what_was_seen_gives_the_evidence(used: TextModels) -> None:
-    evidence = TextEvidence(used, 9_000.0, bar=-1.0)
+    evidence = TextEvidence(used, 9_000.0, bar=-30.0)
     for block, score in crowded():
         before = float(evidence["evidence"][evidence.accounts.get(block.account, 0)])
         row = evidence.add(block, score)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from detector.blocks import Block
-from detector.score import ACCOUNT_COLUMNS, FLOOR, OWN_COLUMNS, TextModels
-from detector.training import TooLittle, Week, _mixed, caught, evidence_of, train
+from detector.networks import Networks
+from detector.score import ACCOUNT_COLUMNS, OWN_COLUMNS, TextModels
+from detector.training import TooLittle, Week, _mixed, _Rows, caught, evidence_of, train
 from features import NAMES
 from tests.detector.small_models import sketch, text_block
 
@@ -163,27 +164,31 @@ def test_too_little_is_refused_with_what_there_is(
         train(taught, calibration, "tiny")
 
 
-def test_domains_teach_models_of_their_own_and_of_blocks_the_least_counts() -> None:
+def test_weeks_of_all_domains_teach_the_same_models() -> None:
     weeks = [week(1), week(2), week(11), week(12)]
     both = train(weeks, CALIBRATION, "tiny", domains=[0, 1, 0, 1])
-    assert len(both.block.committees) == 2
-    heard = [model.name for model in both.accounts if model.say]
-    assert sorted(heard) == sorted(2 * list(dict.fromkeys(heard)))  # each of both domains
-    x = week(5).matrix(both.used)
-    said = np.array([[c.log_odds(row) for c in both.block.committees] for row in x])
-    assert not np.array_equal(said[:, 0], said[:, 1])
-    assert [both.block.log_odds(row) for row in x] == np.maximum(said.min(axis=1), FLOOR).tolist()
+    (committee,) = both.block.committees
+    assert [type(member) for member in committee.members] == [Networks]
+    assert [model.name for model in both.accounts if model.alone] == ["habits, networks"]
     found = caught(both, [week(5), week(6)], 0.02)
     assert found[True][0] / found[True][1] > 0.5
     assert found[False][0] / found[False][1] < 0.1
-    one = train(weeks, CALIBRATION, "tiny", domains=[2, 7, 2, 7], heard=[7])
-    assert len(one.block.committees) == 1
-    assert [one.block.log_odds(row) for row in x] == np.maximum(said[:, 1], FLOOR).tolist()
-    assert len(one.accounts) == len(both.accounts)
-    with pytest.raises(ValueError, match=r"none of the domains \[0\] is heard"):
-        train(weeks, CALIBRATION, "tiny", heard=[1])
+    named = train(weeks, CALIBRATION, "tiny", domains=[7, 2, 7, 2])
+    assert named.reference.tolist() == both.reference.tolist()
     with pytest.raises(TooLittle, match="19 harvesting accounts and 36 customers"):
         train([week(1), week(2, 36, 10, 9)], CALIBRATION, "tiny", domains=[0, 1])
+
+
+def test_a_domain_is_scored_by_what_the_others_taught() -> None:
+    weeks = [week(1), week(2), week(11)]
+    used = np.arange(len(NAMES))
+    rows = _Rows.of(weeks, used, [4, 9, 4])
+    first, second, third = (len(one.blocks) for one in weeks)
+    assert rows.parts == 2
+    assert rows.part.tolist() == [0] * first + [1] * second + [0] * third
+    halves = _Rows.of(weeks, used, [4, 4, 4])  # of a single one, half of the weeks
+    assert halves.part.tolist() == [0] * first + [1] * second + [0] * third
+    assert _Rows.of(weeks, used, [1, 2, 3]).parts == 3
 
 
 def test_a_rate_of_the_reference_is_the_mean_of_the_rates_of_unlike_sets(
