@@ -145,7 +145,8 @@ class Consensus:
     """Committees that domains taught apart: what counts is the least that one of them says.
 
     A thief harvests whoever taught them. A customer of a sort that none has met looks odd to one
-    or the other, seldom to all.
+    or the other, seldom to all. Models of velvetrope-text-7 have two; those since have one, which
+    weeks of all domains taught (docs/decisions/0009).
 
     Attributes:
         committees: one at least, each of a domain that has a say.

@@ -43,6 +43,7 @@ from detector.trees import Trees
 from features import NAMES
 
 __all__ = [
+    "Pace",
     "TooLittle",
     "Week",
     "caught",
@@ -275,6 +276,19 @@ class _Form:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How long networks learn, and how much they are held back.
+
+    Attributes:
+        epochs: how often they see each row, at least.
+        alpha: weight of the penalty on squared weights, as scikit-learn has it.
+    """
+
+    epochs: int = 10
+    alpha: float = 0.05
+
+
+@dataclass(frozen=True)
 class _Size:
     """How much of everything is trained.
 
@@ -327,19 +341,6 @@ def _block_model(rows: _Rows, size: _Size, workers: int) -> tuple[Consensus, NDA
     for part, (_, odds) in enumerate(others):
         scores[rows.part == part] = np.maximum(odds, FLOOR)
     return Consensus((whole,)), scores
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How long networks learn, and how much they are held back.
-
-    Attributes:
-        epochs: how often they see each row, at least.
-        alpha: weight of the penalty on squared weights, as scikit-learn has it.
-    """
-
-    epochs: int = 10
-    alpha: float = 0.05
 
 
 def fit_networks(
