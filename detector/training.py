@@ -181,7 +181,8 @@ def train(
     x = np.concatenate(histories)
     told(f"account models: {len(x):,} rows")
     kept = np.repeat(followed, [len(one.blocks) for one in weeks])
-    jobs = [(form, size, x, rows.y[kept], rows.weight[kept]) for form in size.forms]
+    y, weight = rows.y[kept], rows.weight[kept]
+    jobs = [(form, size.pace, x, y, weight) for form in size.forms]
     with _Pool(workers) as run:
         accounts = tuple(run(_fit_account, jobs))
     models = replace(models, accounts=accounts)
@@ -282,10 +283,12 @@ class Pace:
     Attributes:
         epochs: how often they see each row, at least.
         alpha: weight of the penalty on squared weights, as scikit-learn has it.
+        share: of the rows that each network learns from, drawn anew for it.
     """
 
     epochs: int = 10
     alpha: float = 0.05
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -296,7 +299,6 @@ class _Size:
         followed: weeks of a domain that teach account models.
         trees: of 31 leaves in the block model; 0 for none.
         networks: in the block model.
-        share: of the rows, drawn anew for each of these networks.
         pace: how networks learn.
         forms: account models.
     """
@@ -304,7 +306,6 @@ class _Size:
     followed: int
     trees: int
     networks: int
-    share: float
     pace: Pace
     forms: tuple[_Form, ...]
 
@@ -321,7 +322,7 @@ def _fit_block(job: _Job) -> tuple[Committee, NDArray[np.float64]]:
     rows, size, taught = job.rows, job.size, job.rows.part != job.part
     x, y, weight = rows.x[taught], rows.y[taught], rows.weight[taught]
     left_out = rows.x[~taught]
-    networks = fit_networks(x, y, weight, size.networks, size.pace, size.share)
+    networks = fit_networks(x, y, weight, size.networks, size.pace)
     odds = networks.all_log_odds(left_out)
     if not size.trees:
         return Committee((networks,)), odds
@@ -349,27 +350,29 @@ def fit_networks(
     weight: NDArray[np.float64],
     seeds: int,
     pace: Pace,
-    share: float = 1.0,
 ) -> Networks:
-    """Networks on (N, C) rows, each started from a seed of its own, on a `share` of the rows."""
+    """Networks on (N, C) rows, each started from a seed of its own."""
     scale = Scale.of(x)
     mapped = scale.all(x)
     models = []
     for seed in range(seeds):
-        drawn = np.random.default_rng(seed).random(len(y)) < share
-        batch = min(512, max(int(drawn.sum()) // 8, 8))
+        drawn: slice | NDArray[np.bool_] = slice(None)  # does not copy
+        if pace.share < 1.0:
+            drawn = np.random.default_rng(seed).random(len(y)) < pace.share
+        some, heavy = y[drawn], weight[drawn]
+        batch = min(512, max(len(some) // 8, 8))
         model = MLPClassifier(
             (128, 64),
             alpha=pace.alpha,
             batch_size=batch,
             # Many rows are seen a few times, few rows more often.
-            max_iter=int(np.clip(_STEPS * batch // max(int(drawn.sum()), 1), pace.epochs, 100)),
+            max_iter=int(np.clip(_STEPS * batch // len(some), pace.epochs, 100)),
             tol=0.0,
             random_state=seed,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # it is to stop early
-            models.append(model.fit(mapped[drawn], y[drawn], weight[drawn] / weight[drawn].mean()))
+            models.append(model.fit(mapped[drawn], some, heavy / heavy.mean()))
     return Networks.of(scale, np.median(mapped[~y], axis=0), models)
 
 
@@ -392,36 +395,44 @@ def fit_trees(
 # account itself draw the bar that keeps anybody from being convicted by company.
 _OWN: Final = _SCORES + _SPREAD + _HABITS
 _AROUND: Final = _COMPANY + _ALIKE + _LINKED
-_TREES: Final = (
-    _Form("habits", _OWN, 200, 0.0),
-    _Form("company and links", _OWN + _AROUND, 300, 1.0),
-)
-_NETWORKS: Final = (
-    _Form("habits, networks", _OWN, 0, 0.0, networks=1),
+_WITH_OTHERS: Final = (
     _Form("company and links, networks", _OWN + _AROUND, 0, 1.0),
     _Form("links, networks", _SCORES + _SPREAD + _AROUND, 0, 1.0),
 )
 _ALONE: Final = _Size(
-    followed=90, trees=400, networks=3, share=1.0, pace=Pace(), forms=_TREES + _NETWORKS
+    followed=90,
+    trees=400,
+    networks=3,
+    pace=Pace(),
+    forms=(
+        _Form("habits", _OWN, 200, 0.0),
+        _Form("habits, networks", _OWN, 0, 0.0),
+        _Form("company and links", _OWN + _AROUND, 300, 1.0),
+        *_WITH_OTHERS,
+    ),
 )
-# Over several domains networks that learn longer transfer better, and trees add nothing
+# Over several domains networks that learn longer transfer better, and trees take away
 # (docs/decisions/0009).
 _OF_DOMAINS: Final = _Size(
-    followed=60, trees=0, networks=2, share=0.5, pace=Pace(20, 0.015), forms=_NETWORKS
+    followed=60,
+    trees=0,
+    networks=2,
+    pace=Pace(epochs=20, alpha=0.015, share=0.5),
+    forms=(_Form("habits, networks", _OWN, 0, 0.0, networks=1), *_WITH_OTHERS),
 )
 
 
 def _fit_account(
-    job: tuple[_Form, _Size, NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]],
+    job: tuple[_Form, Pace, NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]],
 ) -> AccountModel:
-    form, size, x, y, weight = job
+    form, pace, x, y, weight = job
     columns = np.array([ACCOUNT_COLUMNS.index(name) for name in form.columns], np.int64)
     x = x[:, columns]
     model: Trees | Networks
     if form.trees:
         model = Trees.of(fit_trees(x, y, weight, leaves=16, trees=form.trees))
     else:
-        model = fit_networks(x, y, weight, form.networks, size.pace, size.share)
+        model = fit_networks(x, y, weight, form.networks, pace)
     return AccountModel(form.name, columns, model, form.say)
 
 

@@ -199,15 +199,11 @@ def harvest(
     covered = np.minimum((own * campaign.cover).astype(int), own - 8)
     asked = own - covered
     total = int(asked.sum())
-    if campaign.length_matched and lengths:
-        texts, topics = _matched(
-            rng,
-            *FAMILIES[campaign.family](material, rng, _CHOICE * total),
-            lengths[int(rng.integers(len(lengths)))],
-            cuts=campaign.family in _CUT,
-        )
-    else:
-        texts, topics = FAMILIES[campaign.family](material, rng, total)
+    matched = campaign.length_matched and len(lengths) > 0
+    texts, topics = FAMILIES[campaign.family](material, rng, total * (_CHOICE if matched else 1))
+    if matched:
+        like = lengths[int(rng.integers(len(lengths)))]
+        texts, topics = _matched(rng, texts, topics, like, cuts=campaign.family in _CUT)
     owner = _assigned(rng, campaign.assignment, topics, asked)
     voice = Voice.draw(rng, plain=0.75)
     one_shape = rng.random() < 0.85

@@ -118,7 +118,7 @@ class Sources:
     vectors: dict[str, VectorSource]
 
 
-def with_distillers_of(other: Sources, sources: Sources) -> Sources:
+def with_distillers_of(sources: Sources, other: Sources) -> Sources:
     """Sources with what distillers of another collection send, beside their own: instructions,
     templates, an encyclopedia. Its customers stay out."""
     return replace(

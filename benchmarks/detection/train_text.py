@@ -99,7 +99,7 @@ def composed_week(job: Job) -> tuple[list[Block], dict[str, Label]]:
         settings = _SETTINGS[job.seed % len(_SETTINGS)]
     sources = sources_of(job.split, job.data, tables=False)
     if job.distilled is not None:
-        sources = with_distillers_of(load(job.distilled, job.split), sources)
+        sources = with_distillers_of(sources, load(job.distilled, job.split))
     if job.public is not None:
         share = read("train" if job.split == "train" else "calibrate", job.public)
         rng = np.random.default_rng([job.seed, SPLITS.index(job.split), 0x9B])
